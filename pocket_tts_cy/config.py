@@ -404,7 +404,7 @@ def _hints(cls: type) -> dict[str, Any]:
 
 
 def _build(cls: type, mapping: Mapping[str, Any], prefix: str, source: str) -> Any:
-    """An instance of the dataclass ``cls`` from ``mapping``; ``prefix`` ends in a dot or is empty."""
+    """An instance of the dataclass ``cls``; ``prefix`` ends in a dot or is empty."""
     fields = {entry.name: entry for entry in dataclasses.fields(cls)}
     for key in mapping:
         if key not in fields:
