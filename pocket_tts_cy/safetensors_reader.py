@@ -30,9 +30,9 @@ MAX_DIMENSIONS = 8
 _LENGTH_BYTES = 8
 _SHOWN_CHARACTERS = 120
 
-# BF16 has no NumPy type and stays as its bits. BOOL is read as bytes, because a file may hold
-# values other than 0 and 1, which a NumPy bool must not.
-_NUMPY_TYPES = {
+#: NumPy type of each type of the format. BF16 has none and stays as its bits. BOOL is read as
+#: bytes, because a file may hold values other than 0 and 1, which a NumPy bool must not.
+NUMPY_TYPES = {
     "F64": "<f8",
     "F32": "<f4",
     "F16": "<f2",
@@ -47,6 +47,11 @@ _NUMPY_TYPES = {
     "U8": "<u1",
     "BOOL": "<u1",
 }
+
+
+def item_size(dtype: str) -> int:
+    """Bytes of one value of a type of the format."""
+    return np.dtype(NUMPY_TYPES[dtype]).itemsize
 
 
 @dataclass(frozen=True)
@@ -226,18 +231,15 @@ def _check_entry(
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise error(f"{where}: should have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _NUMPY_TYPES:
-        raise error(
-            f"{where}: type {_shown(dtype)} is not one of {', '.join(sorted(_NUMPY_TYPES))}"
-        )
+    if not isinstance(dtype, str) or dtype not in NUMPY_TYPES:
+        raise error(f"{where}: type {_shown(dtype)} is not one of {', '.join(sorted(NUMPY_TYPES))}")
     if not _is_size_list(shape) or len(shape) > MAX_DIMENSIONS:
         raise error(
             f"{where}: shape {_shown(shape)} should be a list of at most {MAX_DIMENSIONS} "
             "integers >= 0"
         )
-    itemsize = np.dtype(_NUMPY_TYPES[dtype]).itemsize
     # NumPy multiplies the sizes with zeros left out, so that product must not overflow either.
-    if math.prod(max(size, 1) for size in shape) * itemsize >= 2**63:
+    if math.prod(max(size, 1) for size in shape) * item_size(dtype) >= 2**63:
         raise error(f"{where}: shape {_shown(shape)} is too large for any file")
     if not _is_size_list(offsets) or len(offsets) != 2:
         raise error(f"{where}: data_offsets {_shown(offsets)} should be two integers >= 0")
@@ -247,7 +249,7 @@ def _check_entry(
             f"{where}: bytes {_shown(begin)} to {_shown(end)} are not inside the file's "
             f"{data_length} bytes of data; the file is damaged or cut short"
         )
-    expected = math.prod(shape) * itemsize
+    expected = math.prod(shape) * item_size(dtype)
     if end - begin != expected:
         raise error(
             f"{where}: {dtype} of shape {shape} needs {expected} bytes, the header gives "
@@ -282,7 +284,7 @@ def _check_coverage(
 
 
 def _view(buffer: mmap.mmap, dtype: str, shape: tuple[int, ...], start: int) -> Tensor:
-    numpy_type = np.dtype(_NUMPY_TYPES[dtype])
+    numpy_type = np.dtype(NUMPY_TYPES[dtype])
     if 0 in shape:
         return Tensor(dtype, shape, np.empty(shape, numpy_type))
     flat = np.frombuffer(buffer, numpy_type, count=math.prod(shape), offset=start)
