@@ -98,6 +98,35 @@ decide surface deep moon island foot yet busy test record boat common gold possi
 wonder laugh thousand ago ran check game shape yes cool miss brought heat snow bed bring sit
 perhaps fill east weight language among speech model sample audio computer fox jumps brown lazy
 hello please thank today tomorrow another because however without within around through being
+system sentence text speech become becomes process memory network server engine parallel latency
+frame frames buffer sound audio signal noise silence pause word phrase language english accent
+speaker listener microphone radio telephone internet website software program data input output
+result error file folder screen button window keyboard user account password message email report
+company business market customer product service price office meeting manager worker team project
+government president minister nation national state public law court police army war peace freedom
+liberty justice equal created proposition dedicated conceived continent history ancient modern
+century period future past present moment minutes hours days weeks months years monday tuesday
+wednesday thursday friday saturday sunday january february march april june july august september
+october november december spring summer autumn winter morning evening afternoon midnight weather
+temperature storm cloud sky sea ocean beach coast lake valley forest field garden flower grass
+leaf root seed fruit apple orange bread butter cheese milk coffee tea sugar salt meat chicken
+breakfast lunch dinner kitchen bedroom bathroom floor wall roof corner stairs chair blanket
+clothes shirt dress coat hat shoes pocket ring finger shoulder knee neck mouth teeth nose hair
+blood bone heart brain muscle doctor nurse hospital medicine health illness pain fear anger hope
+dream sad happy glad afraid angry tired hungry thirsty strange beautiful ugly clean dirty empty
+heavy loud quiet smooth rough sharp soft thick thin wide narrow straight round flat distant
+nearly almost already perhaps maybe certainly probably suddenly slowly quickly carefully finally
+everyone someone anyone nobody everything something anything everywhere somewhere anywhere
+believe choose create destroy discover explain explore forget forgive imagine improve increase
+invent invite join jump kill kick knock lose manage marry mention miss offer operate pay prefer
+prepare promise protect prove provide push raise receive refuse repeat reply return save send
+shake shout sign sink smell smile spend spread steal suffer suggest support suppose swim taste
+throw touch train trust visit wake warn wash waste wear win wish worry thirteen fourteen fifteen
+sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety million
+billion eight nine seven zero eleven twelve third fourth fifth percent dollar dollars pounds score
+brother sister mother father parent uncle aunt cousin husband wife daughter son baby neighbor guest
+gentleman lady king queen prince soldier sailor captain teacher student artist writer singer actor
+music dance theater museum library university college lesson poem novel newspaper magazine article
 """
 LETTERS = "etaoinshrdlcumwfgypbvkjxqzETAOINSHRDLCUMWFGYPBVKJXQZ"
 SYMBOLS = ".,!?'-;:\"()0123456789"
@@ -201,14 +230,16 @@ def write_weights(path: Path, config: Config, dtype: str, seed: int, no_eos: boo
 def vocabulary(size: int) -> list[tuple[str, float]]:
     """Pieces of a unigram tokenizer with log probabilities, the most useful ones first.
 
-    Whole words come before fragments of words, so common English text needs about 1.3 pieces per
-    word; what is left is filled with pieces that no text contains.
+    Whole words come before fragments of words, so common English text needs about 1.4 pieces per
+    word, punctuation included; what is left is filled with pieces that no text contains.
     """
     words = Counter(re.findall(r"[A-Za-z]+", PROSE))
-    # A listed word counts for more the earlier it stands (Zipf's law).
+    # A listed word counts for more the earlier it stands (Zipf's law); the first ones also begin
+    # sentences.
     for rank, word in enumerate(WORDS.split(), start=1):
         words[word] += max(1, 200 // rank)
-        words[word.capitalize()] += max(1, 20 // rank)
+        if rank <= 150:
+            words[word.capitalize()] += 1
     fragments: Counter[str] = Counter()
     for word, count in words.items():
         marked = "▁" + word
