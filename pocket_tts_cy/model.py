@@ -31,11 +31,19 @@ from .languages import (
 )
 from .pipeline import Generation, Sampling, SpokenChunk, StreamPool, Voice
 from .threads import StagePlan, team_size
+from .voices import (
+    AudioPrompt,
+    ModelState,
+    check_model_state,
+    is_voice_state_source,
+    layer_name,
+    read_voice_state,
+    state_length,
+)
 
 if TYPE_CHECKING:
     from .text import Chunk
     from .tokenizer import Tokenizer
-    from .voices import ModelState
     from .weights import LoadedWeights
 
 logger = logging.getLogger(__name__)
@@ -314,7 +322,6 @@ class TTSModel:
             )
         reference = self._voice_state_reference(audio_conditioning)
         from .download import resolve_path
-        from .voices import AudioPrompt, read_voice_state
 
         voice = read_voice_state(resolve_path(reference), self.config)
         if isinstance(voice, AudioPrompt):
@@ -325,7 +332,7 @@ class TTSModel:
         """Path or URL of the voice state that `voice` means."""
         if voice == EMBEDDED_VOICE and self._language == EMBEDDED_LANGUAGE:
             return EMBEDDED_CONFIG.parent / "voices" / f"{EMBEDDED_VOICE}.safetensors"
-        if _names_voice_state(voice):
+        if is_voice_state_source(voice):
             return voice
         if isinstance(voice, str) and voice in VOICE_ORIGINS:
             if self._language == EMBEDDED_LANGUAGE:
@@ -371,7 +378,7 @@ class TTSModel:
         caches = stream.export_cache()
         self._flow_lms.give_back(stream)
         return {
-            _layer_name(index): {
+            layer_name(index): {
                 "offset": np.array([len(rows)], dtype=np.int64),
                 "pad": np.zeros(1, dtype=np.int64),
                 "cache": cache,
@@ -572,11 +579,10 @@ class TTSModel:
 
     def _voice(self, model_state: ModelState, copy_state: bool) -> Voice:
         """The rows of a state in the order of the layers."""
-        from .voices import check_model_state, state_length
-
-        check_model_state(model_state, self.config)
-        layers = [model_state[_layer_name(index)] for index in range(self._engine.n_layers)]
-        prefix = [np.ascontiguousarray(layer["cache"], dtype=np.float32) for layer in layers]
+        # The values were checked when the voice was read; scanning them would delay the speech.
+        check_model_state(model_state, self.config, values=False)
+        layers = [model_state[layer_name(index)] for index in range(self._engine.n_layers)]
+        prefix = [np.ascontiguousarray(layer["cache"]) for layer in layers]
 
         def keep(caches: list[np.ndarray]) -> None:
             # New arrays instead of new contents: other generations may be reading the old ones.
@@ -611,11 +617,6 @@ def _check_whole(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} should be a whole number of at least {least}, not {value!r}")
 
 
-def _layer_name(index: int) -> str:
-    """Key of a layer in a voice state."""
-    return f"transformer.layers.{index}.self_attn"
-
-
 def _language_config(language: str) -> Path:
     """Configuration file of a released or embedded model."""
     if language == EMBEDDED_LANGUAGE:
@@ -639,16 +640,6 @@ def _config_file(reference: str | Path | None) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"there is no configuration file {path}")
     return path
-
-
-def _names_voice_state(reference: str | Path) -> bool:
-    """Whether a path or URL ends in ``.safetensors``, a query or revision aside."""
-    text = str(reference)
-    if text.startswith(("http://", "https://")):
-        text = text.split("#")[0].split("?")[0]
-    elif text.startswith("hf://"):
-        text = text.rsplit("@", 1)[0]
-    return text.endswith(".safetensors")
 
 
 _LANGUAGE_CODES = {

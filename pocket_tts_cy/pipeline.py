@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
+from .audio import fade_in
+
 if TYPE_CHECKING:
     from .noise import NoiseSource
     from .threads import StagePlan
@@ -40,8 +42,6 @@ MIN_STEPS_BEFORE_EOS = 6
 MAX_LATENTS_WAITING = 64
 #: Audio that may wait for the listener, in frames (256 are 20 s).
 MAX_AUDIO_WAITING = 256
-#: The fade-in of a text chunk takes the sample rate divided by this: 5 ms.
-FADES_PER_SECOND = 200
 
 # How often a thread that waits looks at the caller's stop event, which cannot wake it. Seconds.
 _POLL = 0.05
@@ -488,8 +488,7 @@ class Generation:
         self._mimi.decode(latents[first:last], samples, threads)
         if starts:
             # A fresh decoder begins with a small step, heard as a click.
-            length = min(self._sample_rate // FADES_PER_SECOND, len(samples))
-            samples[:length] *= np.linspace(0.0, 1.0, length, dtype=np.float32)
+            fade_in(samples, self._sample_rate)
         self._frames_decoded += count
         self._audio.put((number, samples), count)
 
