@@ -311,11 +311,11 @@ def load_weights(config: Config, base: Path | None = None) -> LoadedWeights:
             tensors = {k: v for k, v in tensors.items() if not k.startswith("mimi.")}
     else:
         path = _resolve(flow_ref, base)
-        tensors = _flow_lm_names(path, read_safetensors(path))
+        tensors = read_flow_lm(path)
     files.append(path)
     if mimi_ref is not None:
         path = _resolve(mimi_ref, base)
-        tensors.update(_mimi_names(path, read_safetensors(path)))
+        tensors.update(read_mimi(path))
         files.append(path)
 
     check_tensors(tensors, expected_shapes(config), files)
@@ -408,10 +408,26 @@ _MIMI_UNUSED = re.compile(
 )
 
 
-def _flow_lm_names(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a separate FlowLM file under the names of the bundle."""
+def read_flow_lm(path: Path) -> dict[str, Tensor]:
+    """Read a separate FlowLM file and give its tensors the names of the bundle.
+
+    Parameters
+    ----------
+    path : Path
+        A safetensors file in the names of the training code.
+
+    Returns
+    -------
+    dict of str to Tensor
+        ``flow_lm.*`` tensors; those that inference does not use are left out.
+
+    Raises
+    ------
+    WeightsError
+        The file is damaged or has two tensors for one name.
+    """
     result: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in read_safetensors(path).items():
         if _FLOW_LM_UNUSED.fullmatch(name):
             continue
         new_name = _FLOW_LM_RENAMED.get(name, name)
@@ -420,8 +436,26 @@ def _flow_lm_names(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tenso
     return result
 
 
-def _mimi_names(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of a separate Mimi file (or of a bundle) under the names of the bundle."""
+def read_mimi(path: Path) -> dict[str, Tensor]:
+    """Read a separate Mimi file and give its tensors the names of the bundle.
+
+    Parameters
+    ----------
+    path : Path
+        A safetensors file in the names of the training code (weight norm is folded), or a
+        bundle, of which only the Mimi part is taken.
+
+    Returns
+    -------
+    dict of str to Tensor
+        ``mimi.*`` tensors; those that inference does not use are left out.
+
+    Raises
+    ------
+    WeightsError
+        The file is damaged, has two tensors for one name, or half of a weight-normalised one.
+    """
+    tensors = read_safetensors(path)
     if any(name.startswith("mimi.") for name in tensors):
         return {name: tensor for name, tensor in tensors.items() if name.startswith("mimi.")}
     result: dict[str, Tensor] = {}
