@@ -10,9 +10,10 @@ Importing the package costs nothing: each name is loaded when it is first used.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from ._version import __version__
+
+# True for type checkers, which know the name. Importing typing would take longer than all the rest.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from .errors import (
@@ -45,7 +46,7 @@ __all__ = [
 _HOMES = {"TTSModel": "model", "export_model_state": "voices"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Load an exported name on first use (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
