@@ -178,7 +178,8 @@ def predefined_voice_state(language: str, name: str) -> str:
     """
     if name not in VOICE_ORIGINS:
         raise KeyError(name)
-    return f"{_VOICE_STATE_REPOSITORY}/{language}/embeddings/{name}.safetensors@{_VOICE_STATE_REVISION}"
+    path = f"{language}/embeddings/{name}.safetensors"
+    return f"{_VOICE_STATE_REPOSITORY}/{path}@{_VOICE_STATE_REVISION}"
 
 
 def model_profile(language: str | None, custom_model: bool = False) -> Profile:
