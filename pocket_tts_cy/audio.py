@@ -35,6 +35,9 @@ class AudioArray(np.ndarray):
     A NumPy array in every other respect: ``size`` is the number of elements, not a method.
     """
 
+    # Above that of plain arrays, so that joining with them gives an audio array.
+    __array_priority__ = 1.0
+
     def __new__(cls, samples: Any) -> AudioArray:
         """View samples as an audio array; other types are converted to float32."""
         return np.asarray(samples, dtype=np.float32).view(cls)

@@ -108,7 +108,11 @@ def read_voice_state(path: str | os.PathLike[str], config: Config) -> ModelState
                 f"{path}: {_shown(key)} is not part of a voice; expected "
                 f"{layer_name(0)}/cache and the like"
             )
-        state.setdefault(name, {}).update(_read_part(path, key, part, tensor))
+        entry = state.setdefault(name, {})
+        kind, value = _read_part(path, key, part, tensor)
+        if kind in entry:
+            raise VoiceError(f"{path}: {name} has both offset and current_end")
+        entry[kind] = value
     for entry in state.values():
         entry.setdefault("pad", np.zeros(1, np.int64))
     try:
@@ -118,12 +122,12 @@ def read_voice_state(path: str | os.PathLike[str], config: Config) -> ModelState
     return {layer_name(index): state[layer_name(index)] for index in range(len(state))}
 
 
-def _read_part(path: Path, key: str, part: str, tensor: Tensor) -> dict[str, np.ndarray]:
-    """One entry of a layer's state, under its present name."""
+def _read_part(path: Path, key: str, part: str, tensor: Tensor) -> tuple[str, np.ndarray]:
+    """One array of a layer's state, with its present name."""
     if part == "current_end":
         if len(tensor.shape) == 0:
             raise VoiceError(f"{path}: {_shown(key)} should be an array, its length the offset")
-        return {"offset": np.array([tensor.shape[0]], np.int64)}
+        return "offset", np.array([tensor.shape[0]], np.int64)
     if part in ("offset", "pad"):
         if tensor.dtype not in _INTEGER_TYPES or tensor.data.size != 1:
             raise VoiceError(
@@ -132,13 +136,13 @@ def _read_part(path: Path, key: str, part: str, tensor: Tensor) -> dict[str, np.
             )
         # A value beyond int64 cannot be right; the clipped one is refused by the checks.
         value = min(int(tensor.data.reshape(-1)[0]), np.iinfo(np.int64).max)
-        return {part: np.array([value], np.int64)}
+        return part, np.array([value], np.int64)
     if part == "cache":
         if tensor.dtype not in _FLOAT_TYPES:
             raise VoiceError(
                 f"{path}: {_shown(key)} has type {tensor.dtype}, expected F32, F16 or BF16"
             )
-        return {"cache": tensor.data if tensor.dtype == "F32" else tensor.as_float32()}
+        return "cache", tensor.data if tensor.dtype == "F32" else tensor.as_float32()
     raise VoiceError(
         f"{path}: {_shown(key)} is not part of a voice; expected cache, offset and pad"
     )
