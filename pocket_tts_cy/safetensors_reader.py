@@ -89,7 +89,7 @@ class Tensor:
         Tensor
             The rounded values.
         """
-        values = np.ascontiguousarray(values, dtype=np.float32)
+        values = np.asarray(values, dtype=np.float32, order="C")
         if dtype == "F32":
             data = values
         elif dtype == "F16":
@@ -114,7 +114,7 @@ def _bfloat16_bits(values: np.ndarray) -> np.ndarray:
     bits = values.view(np.uint32)
     # Adding just under half a unit, plus the lowest kept bit, carries exactly when rounding up.
     rounded = bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))
-    words = (rounded >> 16).astype(np.uint16)
+    words = np.asarray((rounded >> 16).astype(np.uint16))
     words[np.isnan(values)] = 0x7FC0
     return words
 

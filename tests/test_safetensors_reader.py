@@ -140,6 +140,14 @@ def test_bfloat16_rounds_to_the_nearest_even_value(value):
     assert len(ties) == 1 or word % 2 == 0
 
 
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_scalars_keep_their_shape(dtype):
+    for value in (1.5, np.nan):
+        tensor = Tensor.from_float32(np.float32(value), dtype)
+        assert tensor.shape == tensor.data.shape == tensor.as_float32().shape == ()
+        np.testing.assert_array_equal(tensor.as_float32(), value)
+
+
 def test_float16_rounding_is_numpys():
     values = np.array([1.0, 1.0005, 65504, 1e-8, -3.14159], np.float32)
     np.testing.assert_array_equal(
