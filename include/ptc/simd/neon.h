@@ -1,0 +1,94 @@
+/* f32x16 on 64-bit ARM: four NEON registers. */
+#ifndef PTC_SIMD_NEON_H
+#define PTC_SIMD_NEON_H
+
+#include <arm_neon.h>
+
+#define PTC_ISA_NAME "neon"
+#define PTC_ISA_SYMBOL ptc_kernels_neon
+/* 32 registers: 2 rows x 2 vectors = 16 accumulators, 8 for weights. */
+#define PTC_GEMM_ROWS 2
+#define PTC_GEMV_PANELS 1
+
+typedef struct {
+  float32x4_t v[4];
+} f32x16;
+
+#define PTC_EACH4(expression)                                                                      \
+  do {                                                                                             \
+    f32x16 r;                                                                                      \
+    for (int i = 0; i < 4; i++) r.v[i] = (expression);                                             \
+    return r;                                                                                      \
+  } while (0)
+
+PTC_INLINE f32x16 f32x16_zero(void) { PTC_EACH4(vdupq_n_f32(0.0f)); }
+PTC_INLINE f32x16 f32x16_set1(float x) { PTC_EACH4(vdupq_n_f32(x)); }
+PTC_INLINE f32x16 f32x16_load(const float *p) { PTC_EACH4(vld1q_f32(p + 4 * i)); }
+PTC_INLINE f32x16 f32x16_iota(void) {
+  static const float lanes[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return f32x16_load(lanes);
+}
+PTC_INLINE void f32x16_store(float *p, f32x16 x) {
+  for (int i = 0; i < 4; i++) vst1q_f32(p + 4 * i, x.v[i]);
+}
+PTC_INLINE f32x16 f32x16_load_n(const float *p, int64_t n) {
+  float lanes[16] = {0};
+  for (int64_t i = 0; i < n; i++) lanes[i] = p[i];
+  return f32x16_load(lanes);
+}
+PTC_INLINE void f32x16_store_n(float *p, f32x16 x, int64_t n) {
+  float lanes[16];
+  f32x16_store(lanes, x);
+  for (int64_t i = 0; i < n; i++) p[i] = lanes[i];
+}
+PTC_INLINE f32x16 f32x16_keep_n(f32x16 x, int64_t n) {
+  float lanes[16];
+  f32x16_store(lanes, x);
+  return f32x16_load_n(lanes, n);
+}
+PTC_INLINE f32x16 f32x16_add(f32x16 x, f32x16 y) { PTC_EACH4(vaddq_f32(x.v[i], y.v[i])); }
+PTC_INLINE f32x16 f32x16_sub(f32x16 x, f32x16 y) { PTC_EACH4(vsubq_f32(x.v[i], y.v[i])); }
+PTC_INLINE f32x16 f32x16_mul(f32x16 x, f32x16 y) { PTC_EACH4(vmulq_f32(x.v[i], y.v[i])); }
+PTC_INLINE f32x16 f32x16_div(f32x16 x, f32x16 y) { PTC_EACH4(vdivq_f32(x.v[i], y.v[i])); }
+/* (x > y ? x : y), as the x86 instructions do for NaN. */
+PTC_INLINE f32x16 f32x16_max(f32x16 x, f32x16 y) {
+  PTC_EACH4(vbslq_f32(vcgtq_f32(x.v[i], y.v[i]), x.v[i], y.v[i]));
+}
+PTC_INLINE f32x16 f32x16_min(f32x16 x, f32x16 y) {
+  PTC_EACH4(vbslq_f32(vcltq_f32(x.v[i], y.v[i]), x.v[i], y.v[i]));
+}
+PTC_INLINE f32x16 f32x16_fma(f32x16 x, f32x16 y, f32x16 z) {
+  PTC_EACH4(vfmaq_f32(z.v[i], x.v[i], y.v[i]));
+}
+PTC_INLINE f32x16 f32x16_fnma(f32x16 x, f32x16 y, f32x16 z) {
+  PTC_EACH4(vfmsq_f32(z.v[i], x.v[i], y.v[i]));
+}
+PTC_INLINE f32x16 f32x16_select_gt(f32x16 p, f32x16 q, f32x16 x, f32x16 y) {
+  PTC_EACH4(vbslq_f32(vcgtq_f32(p.v[i], q.v[i]), x.v[i], y.v[i]));
+}
+PTC_INLINE f32x16 f32x16_round(f32x16 x) { PTC_EACH4(vrndnq_f32(x.v[i])); }
+PTC_INLINE f32x16 f32x16_pow2(f32x16 n) {
+  PTC_EACH4(vreinterpretq_f32_s32(
+      vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.v[i]), vdupq_n_s32(127)), 23)));
+}
+PTC_INLINE f32x16 f32x16_swap_pairs(f32x16 x) { PTC_EACH4(vrev64q_f32(x.v[i])); }
+PTC_INLINE float f32x16_sum(f32x16 x) {
+  float32x4_t q = vaddq_f32(vaddq_f32(x.v[0], x.v[2]), vaddq_f32(x.v[1], x.v[3]));
+  float32x2_t h = vadd_f32(vget_low_f32(q), vget_high_f32(q));
+  return vget_lane_f32(h, 0) + vget_lane_f32(h, 1);
+}
+PTC_INLINE float f32x16_hmax(f32x16 x) {
+  return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.v[0], x.v[1]), vmaxq_f32(x.v[2], x.v[3])));
+}
+PTC_INLINE void bf16x32_load_pairs(const uint16_t *p, f32x16 *low, f32x16 *high) {
+  for (int i = 0; i < 4; i++) {
+    uint32x4_t u = vreinterpretq_u32_u16(vld1q_u16(p + 8 * i));
+    low->v[i] = vreinterpretq_f32_u32(vshlq_n_u32(u, 16));
+    high->v[i] = vreinterpretq_f32_u32(vandq_u32(u, vdupq_n_u32(0xFFFF0000u)));
+  }
+}
+PTC_INLINE void f32x16_store_pcm16(int16_t *p, f32x16 x) {
+  for (int i = 0; i < 4; i++) vst1_s16(p + 4 * i, vmovn_s32(vcvtq_s32_f32(x.v[i])));
+}
+
+#endif /* PTC_SIMD_NEON_H */

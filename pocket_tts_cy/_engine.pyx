@@ -1,0 +1,95 @@
+"""The engine: everything compiled that Python files may use.
+
+An `Engine` holds packed weights, which never change, so any number of threads may share it. What
+changes is in streams: one `FlowLMStream` and one `MimiStream` per text that is being spoken.
+"""
+from ._flow_lm cimport FlowLM
+from ._mimi cimport MimiDecoder
+
+from ._flow_lm import FlowLMStream
+from ._kernels import isa_active, isa_available, isa_built
+from ._mimi import MimiStream
+from ._openmp import max_threads, openmp_enabled
+
+__all__ = [
+    "Engine", "FlowLMStream", "MimiStream", "isa_active", "isa_available", "isa_built",
+    "max_threads", "openmp_enabled",
+]
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+cdef class Engine:
+    """A model ready to run.
+
+    Parameters
+    ----------
+    config : Config
+    tensors : mapping of str to Tensor
+        All tensors of the model, checked against the configuration.
+    precision : {"float32", "bfloat16"}
+        How matrices are kept. Arithmetic is float32 in both; with a file stored as bfloat16 both
+        give the same samples.
+
+    Raises
+    ------
+    ValueError
+        Unknown precision, or a shape the engine does not support.
+    """
+
+    cdef readonly FlowLM flow_lm
+    cdef readonly MimiDecoder mimi
+    cdef readonly str precision
+
+    # The largest number of frames worth handing to `MimiStream.decode` at once.
+    mimi_frames_max = 16
+
+    def __init__(self, config, tensors, str precision):
+        if precision not in PRECISIONS:
+            raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+        self.precision = precision
+        self.flow_lm = FlowLM(config, tensors, precision == "bfloat16")
+        self.mimi = MimiDecoder(config, tensors, precision == "bfloat16")
+
+    @property
+    def latent_dim(self):
+        """Values of one latent."""
+        return self.flow_lm.latent_dim
+
+    @property
+    def d_model(self):
+        """Width of FlowLM's rows."""
+        return self.flow_lm.d_model
+
+    @property
+    def n_layers(self):
+        """Layers of FlowLM."""
+        return self.flow_lm.transformer.n_layers
+
+    @property
+    def n_kv_heads(self):
+        """Key/value heads per layer of FlowLM."""
+        return self.flow_lm.transformer.n_kv_heads
+
+    @property
+    def head_dim(self):
+        """Width of one head of FlowLM."""
+        return self.flow_lm.transformer.head_dim
+
+    @property
+    def samples_per_frame(self):
+        """Samples that one latent becomes."""
+        return self.mimi.samples_per_frame
+
+    def memory_report(self):
+        """What the engine's memory holds.
+
+        Returns
+        -------
+        list of (str, int)
+            Name and bytes: packed weights, then the arenas of one stream of each kind.
+        """
+        return [
+            *self.flow_lm.report(), *self.mimi.report(), *FlowLMStream(self).report(),
+            *MimiStream(self).report(),
+        ]

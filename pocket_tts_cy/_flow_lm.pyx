@@ -1,0 +1,361 @@
+"""FlowLM: text and past latents to the next latent, one 80 ms frame per step.
+
+The order of rows in the state is: voice (already cached), text, then one row per frame. The first
+frame's row is input_linear(bos_emb), later ones input_linear(previous latent).
+"""
+import numpy as np
+
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+from ._arena cimport Arena
+from ._flow_net cimport FlowNet
+from ._kernels cimport active_kernels
+from ._linear cimport WeightStore, linear_rows
+from ._transformer cimport KVCache, Scratch, Transformer
+
+from ._linear import widen
+from .errors import EngineBusyError
+
+cdef float NORM_EPS = 1e-5
+# Rows of one prefill call: bounds the scratch; the weights are read once per call.
+cdef enum:
+    PREFILL_ROWS = 64
+    N_SCRATCH = 6
+
+
+cdef class FlowLM:
+    """Packed weights of the language model; read-only, shared by streams.
+
+    Parameters
+    ----------
+    config : Config
+    tensors : mapping of str to Tensor
+    bf16 : bool
+        Keep matrices as bfloat16.
+    """
+
+    def __init__(self, config, tensors, bint bf16):
+        cdef WeightStore store = WeightStore(tensors, bf16, "flow_lm.")
+        flow_lm = config.flow_lm
+        shape = flow_lm.transformer
+        self.store = store
+        self.latent_dim = config.mimi.quantizer.dimension
+        self.d_model = shape.d_model
+        self.project_z = flow_lm.z_dim is not None
+        self.z_dim = flow_lm.z_dim if self.project_z else shape.d_model
+        self.transformer = Transformer(store, "transformer.", {
+            "d_model": shape.d_model, "n_heads": shape.num_heads, "n_kv_heads": shape.kv_heads,
+            "head_dim": shape.head_dim, "ff_dim": shape.ff_dim, "n_layers": shape.num_layers,
+            "max_period": shape.max_period, "context": None,
+        })
+        self.flow_net = FlowNet(
+            store, flow_lm.flow.type, self.latent_dim, flow_lm.flow.dim, flow_lm.flow.depth)
+        self.text_table = tensors["flow_lm.conditioner.embed.weight"]
+        self.low_rank = store.has("conditioner.proj.weight")
+        if self.low_rank:
+            store.linear(&self.text_proj, "conditioner.proj.weight")
+        store.linear(&self.input_linear, "input_linear.weight")
+        if self.project_z:
+            store.linear(&self.z_proj, "z_proj.weight")
+        self.bos_emb = store.vector("bos_emb")
+        self.out_norm_weight = store.vector("out_norm.weight")
+        self.out_norm_bias = store.vector("out_norm.bias")
+        self.eos_weight = store.vector("out_eos.weight")
+        self.eos_bias = store.values("out_eos.bias").reshape(-1)[0]
+
+    def report(self):
+        """(what, bytes) of the packed weights."""
+        return self.store.report()
+
+
+cdef class FlowLMStream:
+    """One autoregressive state.
+
+    A stream belongs to one thread at a time; a second one gets `EngineBusyError`.
+
+    Parameters
+    ----------
+    engine : Engine
+    """
+
+    cdef FlowLM model
+    cdef Arena arena
+    cdef Scratch scratch
+    cdef KVCache cache
+    cdef list prefix_arrays     # keeps the voice's memory alive
+    cdef int64_t allocated      # rows for which cache.rows has memory
+    cdef float *rows            # [PREFILL_ROWS, d_model]
+    cdef float *z               # [z_dim]
+    cdef float *latent          # [latent_dim], the previous frame's
+    cdef float *flow_scratch
+    cdef bint started           # a frame has been made since begin
+    cdef bint busy
+
+    def __cinit__(self):
+        self.cache.prefix = NULL
+        self.cache.rows = NULL
+
+    def __init__(self, engine):
+        cdef FlowLM model = engine.flow_lm
+        cdef Transformer transformer = model.transformer
+        cdef int64_t offsets[N_SCRATCH]
+        cdef int64_t rows, normed, z, latent, flow_scratch
+        self.model = model
+        self.arena = Arena()
+        transformer.reserve_scratch(self.arena, PREFILL_ROWS, offsets)
+        rows = self.arena.reserve("flow_lm.rows", PREFILL_ROWS * model.d_model * 4)
+        z = self.arena.reserve("flow_lm.z", model.z_dim * 4)
+        latent = self.arena.reserve("flow_lm.latent", model.latent_dim * 4)
+        flow_scratch = model.flow_net.reserve_scratch(self.arena)
+        self.arena.allocate()
+        transformer.bind_scratch(self.arena, offsets, &self.scratch)
+        self.rows = <float *>self.arena.at(rows)
+        self.z = <float *>self.arena.at(z)
+        self.latent = <float *>self.arena.at(latent)
+        self.flow_scratch = <float *>self.arena.at(flow_scratch)
+        self.cache.prefix = <const float **>malloc(transformer.n_layers * sizeof(float *))
+        if self.cache.prefix == NULL:
+            raise MemoryError("no memory for a stream's layer table")
+        self.prefix_arrays = []
+        self.allocated = 0
+        self.cache.capacity = self.cache.length = self.cache.position = self.cache.prefix_rows = 0
+
+    def __dealloc__(self):
+        free(self.cache.prefix)
+        free(self.cache.rows)
+
+    def report(self):
+        """(what, bytes) of this stream's memory."""
+        cdef Transformer transformer = self.model.transformer
+        size = 2 * transformer.n_layers * self.allocated * transformer.kv_dim * 4
+        return [*self.arena.report(), ("flow_lm.key/value cache", size)]
+
+    @property
+    def length(self):
+        """Rows in the state: prefix and appended."""
+        return self.cache.prefix_rows + self.cache.length
+
+    def _enter(self):
+        if self.busy:
+            raise EngineBusyError(
+                "this stream is in use by another thread; give each thread a stream of its own")
+        self.busy = True
+
+    def begin(self, list prefix, int64_t prefix_length, int64_t capacity):
+        """Start anew behind a voice.
+
+        Parameters
+        ----------
+        prefix : list of float32 [2, 1, T, n_kv_heads, head_dim]
+            Keys and values of the voice, one array per layer, or empty. Read in place: the caller
+            must not change them while the stream is in use.
+        prefix_length : int
+            Rows of the prefix that are valid, at most T.
+        capacity : int
+            Rows that will be appended at most. Memory is kept and only ever grows.
+        """
+        cdef Transformer transformer = self.model.transformer
+        cdef const float[:, :, :, :, ::1] array
+        cdef int64_t i
+        cdef int64_t rows = -1
+        if capacity < 1 or prefix_length < 0:
+            raise ValueError("capacity must be at least 1 and prefix_length at least 0")
+        if len(prefix) not in (0, transformer.n_layers) or (prefix_length > 0 and not prefix):
+            raise ValueError(
+                f"the voice has {len(prefix)} layers, the model {transformer.n_layers}")
+        self._enter()
+        try:
+            for i in range(len(prefix)):
+                array = prefix[i]
+                if (
+                    array.shape[0] != 2 or array.shape[1] != 1
+                    or array.shape[3] != transformer.n_kv_heads
+                    or array.shape[4] != transformer.head_dim
+                    or array.shape[2] < prefix_length or rows not in (-1, array.shape[2])
+                ):
+                    raise ValueError(
+                        f"layer {i} of the voice has shape {tuple(prefix[i].shape)}, expected "
+                        f"(2, 1, at least {prefix_length}, {transformer.n_kv_heads}, "
+                        f"{transformer.head_dim})")
+                rows = array.shape[2]
+                self.cache.prefix[i] = &array[0, 0, 0, 0, 0] if rows else NULL
+            if capacity > self.allocated:
+                self._grow(capacity)
+            self.prefix_arrays = list(prefix)
+            self.cache.prefix_rows = prefix_length
+            self.cache.prefix_capacity = max(rows, 0)
+            self.cache.capacity = capacity
+            self.cache.length = 0
+            self.cache.position = prefix_length
+            self.started = False
+        finally:
+            self.busy = False
+
+    def _grow(self, int64_t capacity):
+        cdef Transformer transformer = self.model.transformer
+        free(self.cache.rows)
+        self.cache.rows = NULL
+        self.allocated = 0
+        self.cache.rows = <float *>malloc(
+            <size_t>(2 * transformer.n_layers * capacity * transformer.kv_dim) * sizeof(float))
+        if self.cache.rows == NULL:
+            raise MemoryError(f"no memory for a key/value cache of {capacity} positions")
+        self.allocated = capacity
+
+    def _reserve(self, int64_t rows):
+        if self.cache.length + rows > self.cache.capacity:
+            raise ValueError(
+                f"the stream was begun for {self.cache.capacity} rows; {self.cache.length} are "
+                f"used and {rows} more do not fit")
+
+    def prefill_tokens(self, token_ids, int num_threads):
+        """Append one row per token.
+
+        Parameters
+        ----------
+        token_ids : int array [n]
+        num_threads : int
+        """
+        cdef const float[:, ::1] rows
+        cdef int64_t begin, n
+        ids = np.asarray(token_ids, np.int64).reshape(-1)
+        if ids.size and not 0 <= ids.min() <= ids.max() < self.model.text_table.shape[0]:
+            raise ValueError(
+                f"token ids must lie in 0..{self.model.text_table.shape[0] - 1}, found "
+                f"{ids.min()}..{ids.max()}")
+        self._enter()
+        try:
+            self._reserve(ids.size)
+            for begin in range(0, ids.size, PREFILL_ROWS):
+                rows = widen(self.model.text_table, ids[begin:begin + PREFILL_ROWS])
+                n = rows.shape[0]
+                with nogil:
+                    if self.model.low_rank:
+                        linear_rows(
+                            &self.model.text_proj, &rows[0, 0], rows.shape[1], n, self.rows,
+                            self.model.d_model, NULL, num_threads)
+                    else:
+                        memcpy(self.rows, &rows[0, 0], n * self.model.d_model * sizeof(float))
+                    self.append(n, num_threads)
+        finally:
+            self.busy = False
+
+    def prefill_embeddings(self, rows, int num_threads):
+        """Append rows of embeddings, as a voice prompt gives them.
+
+        Parameters
+        ----------
+        rows : float32 [n, d_model]
+        num_threads : int
+        """
+        cdef const float[:, ::1] view = np.ascontiguousarray(rows, np.float32)
+        cdef int64_t begin, n
+        if view.shape[1] != self.model.d_model:
+            raise ValueError(
+                f"embeddings have width {view.shape[1]}, the model {self.model.d_model}")
+        self._enter()
+        try:
+            self._reserve(view.shape[0])
+            for begin in range(0, view.shape[0], PREFILL_ROWS):
+                n = min(<int64_t>PREFILL_ROWS, view.shape[0] - begin)
+                with nogil:
+                    memcpy(self.rows, &view[begin, 0], n * self.model.d_model * sizeof(float))
+                    self.append(n, num_threads)
+        finally:
+            self.busy = False
+
+    cdef void append(self, int64_t n, int threads) noexcept nogil:
+        """Run n rows of self.rows for their keys and values only."""
+        self.model.transformer.run(self.rows, n, &self.cache, &self.scratch, True, threads)
+
+    def step(
+        self, const float[::1] noise, float[::1] latent, int64_t decode_steps, int num_threads,
+    ):
+        """Make the next frame.
+
+        Parameters
+        ----------
+        noise : float32 [latent_dim]
+            Normal noise, already scaled by sqrt(temperature).
+        latent : float32 [latent_dim]
+            Receives the new latent, normalised; it is also fed back by the next step.
+        decode_steps : int
+            Sampling steps of the flow head.
+        num_threads : int
+
+        Returns
+        -------
+        float
+            The EOS logit.
+        """
+        cdef FlowLM model = self.model
+        cdef const float[:, ::1] times
+        cdef float eos = 0.0
+        if noise.shape[0] != model.latent_dim or latent.shape[0] != model.latent_dim:
+            raise ValueError(f"noise and latent must hold {model.latent_dim} values")
+        if decode_steps < 1:
+            raise ValueError(f"decode_steps must be at least 1, not {decode_steps}")
+        self._enter()
+        try:
+            self._reserve(1)
+            times = model.flow_net.times(decode_steps)
+            with nogil:
+                linear_rows(
+                    &model.input_linear, self.latent if self.started else model.bos_emb,
+                    model.latent_dim, 1, self.rows, model.d_model, NULL, 1)
+                model.transformer.run(
+                    self.rows, 1, &self.cache, &self.scratch, False, num_threads)
+                active_kernels().layer_norm(
+                    self.rows if not model.project_z else self.scratch.normed, model.d_model,
+                    self.rows, model.d_model, model.out_norm_weight, model.out_norm_bias, NULL,
+                    NULL, 1, model.d_model, NORM_EPS)
+                if model.project_z:
+                    linear_rows(
+                        &model.z_proj, self.scratch.normed, model.d_model, 1, self.z, model.z_dim,
+                        NULL, num_threads)
+                else:
+                    memcpy(self.z, self.rows, model.z_dim * sizeof(float))
+                active_kernels().dot_rows(
+                    &eos, 1, self.z, model.z_dim, model.eos_weight, model.eos_bias, 1, model.z_dim)
+                model.flow_net.sample(
+                    self.z, &noise[0], self.latent, &times[0, 0], decode_steps, self.flow_scratch,
+                    num_threads)
+                memcpy(&latent[0], self.latent, model.latent_dim * sizeof(float))
+                self.started = True
+        finally:
+            self.busy = False
+        return eos
+
+    def last_z(self):
+        """The backbone's output z [z_dim] of the last step, a copy."""
+        return np.array(<float[:self.model.z_dim]>self.z)
+
+    def export_cache(self):
+        """Keys and values of all rows.
+
+        Returns
+        -------
+        list of float32 [2, 1, length, n_kv_heads, head_dim]
+            One copy per layer.
+        """
+        cdef Transformer transformer = self.model.transformer
+        cdef int64_t layer, i, row = transformer.kv_dim
+        cdef int64_t before = self.cache.prefix_rows, own = self.cache.length
+        cdef float[:, :, ::1] view
+        cdef const float *source
+        arrays = []
+        for layer in range(transformer.n_layers):
+            array = np.empty((2, before + own, row), np.float32)
+            view = array
+            for i in range(2):
+                if before:
+                    source = self.cache.prefix[layer] + i * self.cache.prefix_capacity * row
+                    memcpy(&view[i, 0, 0], source, before * row * sizeof(float))
+                if own:
+                    source = self.cache.rows + (2 * layer + i) * self.cache.capacity * row
+                    memcpy(&view[i, before, 0], source, own * row * sizeof(float))
+            arrays.append(array.reshape(
+                2, 1, before + own, transformer.n_kv_heads, transformer.head_dim))
+        return arrays

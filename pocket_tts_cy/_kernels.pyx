@@ -1,0 +1,286 @@
+"""The kernel table: chosen once at import, and each kernel callable from Python for tests.
+
+The test entry points take typed memoryviews and the name of an instruction set, check every shape
+and call one kernel on one thread.
+"""
+import os
+
+import numpy as np
+
+from libc.stdint cimport int16_t, int64_t, uint16_t
+
+
+cdef extern from "ptc/kernels.h" nogil:
+    const ptc_kernels *ptc_kernels_built(int index)
+    int ptc_kernels_supported(const ptc_kernels *table)
+
+
+cdef const ptc_kernels *_active = NULL
+
+
+cdef const ptc_kernels *active_kernels() noexcept nogil:
+    return _active
+
+
+cdef const ptc_kernels *table_named(str name) except NULL:
+    cdef int index = 0
+    cdef const ptc_kernels *table = ptc_kernels_built(0)
+    while table != NULL:
+        if table.name.decode() == name:
+            if not ptc_kernels_supported(table):
+                raise ImportError(
+                    f"this CPU cannot run the instruction set {name!r}; it can run: "
+                    f"{', '.join(isa_available())}"
+                )
+            return table
+        index += 1
+        table = ptc_kernels_built(index)
+    raise ImportError(
+        f"unknown instruction set {name!r} (POCKET_TTS_CY_ISA); this build and CPU offer: "
+        f"{', '.join(isa_available())}"
+    )
+
+
+def isa_built():
+    """Names of the instruction sets in this build, best first."""
+    names = []
+    cdef int index = 0
+    while ptc_kernels_built(index) != NULL:
+        names.append(ptc_kernels_built(index).name.decode())
+        index += 1
+    return names
+
+
+def isa_available():
+    """Names of the instruction sets that this build has and this CPU can run, best first."""
+    names = []
+    cdef int index = 0
+    while ptc_kernels_built(index) != NULL:
+        if ptc_kernels_supported(ptc_kernels_built(index)):
+            names.append(ptc_kernels_built(index).name.decode())
+        index += 1
+    return names
+
+
+def isa_active():
+    """Name of the instruction set in use."""
+    return _active.name.decode()
+
+
+_active = table_named(os.environ.get("POCKET_TTS_CY_ISA") or isa_available()[0])
+
+
+ACTIVATIONS = {
+    "identity": PTC_IDENTITY, "gelu_tanh": PTC_GELU_TANH, "silu": PTC_SILU, "elu": PTC_ELU,
+}
+
+
+def _require(condition, message):
+    if not condition:
+        raise ValueError(message)
+
+
+def linear(
+    str isa, const float[:, :] x, weights, *, bias=None, scale=None, residual=None,
+    str activation="identity", str final_activation="identity", n_in=None,
+):
+    """Call the linear kernel: see ``include/ptc/linear.h``.
+
+    Parameters
+    ----------
+    isa : str
+        Instruction set.
+    x : float32 [rows, n_in]
+        Rows may overlap when made with ``numpy.lib.stride_tricks``; the last axis is contiguous.
+    weights : float32 or uint16 (bfloat16 bits) [n_out, n_in]
+    bias, scale : float32 [n_out], optional
+    residual : float32 [rows, n_out], optional
+
+    Returns
+    -------
+    float32 [rows, n_out]
+    """
+    cdef const ptc_kernels *table = table_named(isa)
+    cdef int64_t n_out = weights.shape[0], n_cols = weights.shape[1]
+    cdef int64_t panels = (n_out + PTC_PANEL - 1) // PTC_PANEL, p
+    _require(x.shape[1] == n_cols, "x and weights differ in n_in")
+    out = np.empty((x.shape[0], n_out), np.float32)
+    cdef float[:, ::1] out_view = out
+    cdef const float[::1] bias_view, scale_view
+    cdef const float[:, ::1] residual_view
+    cdef const float[:, ::1] w_f32
+    cdef const uint16_t[:, ::1] w_bf16
+    cdef float[::1] packed_f32
+    cdef uint16_t[::1] packed_bf16
+    cdef ptc_linear_args a
+    a.x = &x[0, 0]
+    a.ld_x = x.strides[0] // 4
+    a.n_in = n_cols
+    a.n_out = n_out
+    a.out = &out_view[0, 0]
+    a.ld_out = n_out
+    a.bias = a.scale = a.residual = NULL
+    a.ld_residual = n_out
+    a.activation = ACTIVATIONS[activation]
+    a.final_activation = ACTIVATIONS[final_activation]
+    if bias is not None:
+        bias_view = bias
+        _require(bias_view.shape[0] == n_out, "bias has the wrong size")
+        a.bias = &bias_view[0]
+    if scale is not None:
+        scale_view = scale
+        _require(scale_view.shape[0] == n_out, "scale has the wrong size")
+        a.scale = &scale_view[0]
+    if residual is not None:
+        residual_view = residual
+        _require(residual.shape == out.shape, "residual has the wrong shape")
+        a.residual = &residual_view[0, 0]
+    if weights.dtype == np.uint16:
+        w_bf16 = weights
+        packed_bf16 = np.empty(panels * PTC_PANEL * n_cols, np.uint16)
+        for p in range(panels):
+            ptc_pack_panel_bf16(
+                &packed_bf16[p * PTC_PANEL * n_cols], &w_bf16[0, 0], n_out, n_cols, p)
+        a.weights = &packed_bf16[0]
+        table.linear_bf16(&a, 0, x.shape[0], 0, panels)
+    else:
+        w_f32 = weights
+        packed_f32 = np.empty(panels * PTC_PANEL * n_cols, np.float32)
+        for p in range(panels):
+            ptc_pack_panel_f32(
+                &packed_f32[p * PTC_PANEL * n_cols], &w_f32[0, 0], n_out, n_cols, p)
+        a.weights = &packed_f32[0]
+        table.linear_f32(&a, 0, x.shape[0], 0, panels)
+    return out
+
+
+def dot_rows(str isa, const float[:, :] x, const float[::1] w, float bias):
+    """Dot product of each row of x [rows, n] with w [n], plus bias: float32 [rows]."""
+    _require(x.shape[1] == w.shape[0], "x and w differ in size")
+    out = np.empty(x.shape[0], np.float32)
+    cdef float[::1] view = out
+    table_named(isa).dot_rows(
+        &view[0], 1, &x[0, 0], x.strides[0] // 4, &w[0], bias, x.shape[0], x.shape[1])
+    return out
+
+
+def layer_norm(
+    str isa, const float[:, ::1] x, float eps, weight=None, bias=None, scale=None, shift=None,
+):
+    """Layer normalisation of the rows of x [rows, n]; see ``include/ptc/norm.h``."""
+    cdef int64_t n = x.shape[1]
+    cdef const float[::1] vector
+    cdef const float *pointers[4]
+    for i, values in enumerate((weight, bias, scale, shift)):
+        pointers[i] = NULL
+        if values is not None:
+            vector = values
+            _require(vector.shape[0] == n, "a vector has the wrong size")
+            pointers[i] = &vector[0]
+    out = np.empty((x.shape[0], n), np.float32)
+    cdef float[:, ::1] view = out
+    table_named(isa).layer_norm(
+        &view[0, 0], n, &x[0, 0], n, pointers[0], pointers[1], pointers[2], pointers[3],
+        x.shape[0], n, eps)
+    return out
+
+
+def activate(str isa, const float[::1] x, str activation):
+    """Activation function of each element of x [n]."""
+    out = np.empty(x.shape[0], np.float32)
+    cdef float[::1] view = out
+    table_named(isa).activation(&view[0], &x[0], x.shape[0], ACTIVATIONS[activation])
+    return out
+
+
+def rope(str isa, const float[:, ::1] x, const float[::1] cosines, const float[::1] sines):
+    """Rotary embedding of x [n_heads, head_dim]; see ``include/ptc/rope.h``."""
+    _require(
+        cosines.shape[0] == x.shape[1] and sines.shape[0] == x.shape[1], "tables: [head_dim]")
+    out = np.empty((x.shape[0], x.shape[1]), np.float32)
+    cdef float[:, ::1] view = out
+    table_named(isa).rope(
+        &view[0, 0], &x[0, 0], &cosines[0], &sines[0], x.shape[0], x.shape[1])
+    return out
+
+
+def attention(
+    str isa, const float[:, ::1] q, segments, int64_t first_position, float scale, context=None,
+):
+    """Attention of one head.
+
+    Parameters
+    ----------
+    q : float32 [rows, head_dim]
+        Query row r stands at position ``first_position + r``.
+    segments : list of one or two (k, v) pairs, float32 [n, head_dim]
+        Keys and values at positions 0, 1, ... in the order given.
+    context : int, optional
+        Number of positions that a query can see, itself included.
+    """
+    cdef const ptc_kernels *table = table_named(isa)
+    cdef ptc_attention_args a
+    cdef const float[:, ::1] k, v
+    cdef int64_t position = 0
+    _require(1 <= len(segments) <= 2, "one or two segments")
+    _require(q.shape[1] <= PTC_MAX_HEAD_DIM, "head_dim is too large")
+    out = np.empty((q.shape[0], q.shape[1]), np.float32)
+    cdef float[:, ::1] view = out
+    a.q = &q[0, 0]
+    a.out = &view[0, 0]
+    a.ld_q = a.ld_out = a.head_dim = q.shape[1]
+    a.n_segments = len(segments)
+    for i in range(len(segments)):
+        k, v = segments[i]
+        _require(k.shape[1] == q.shape[1] and v.shape[1] == q.shape[1], "head_dim differs")
+        a.segments[i].k = &k[0, 0]
+        a.segments[i].v = &v[0, 0]
+        a.segments[i].ld = k.shape[1]
+        a.segments[i].n_rows = k.shape[0]
+        a.segments[i].position = position
+        position += k.shape[0]
+    a.first_position = first_position
+    a.context = PTC_NO_CONTEXT if context is None else <int64_t>context
+    a.scale = scale
+    table.attention(&a, 0, q.shape[0])
+    return out
+
+
+def upsample_depthwise(str isa, const float[:, ::1] x, const float[:, ::1] w):
+    """Depthwise transposed convolution: x [1 + rows, channels] from row -1, w [2 stride, channels].
+
+    Returns float32 [rows * stride, channels].
+    """
+    cdef int64_t stride = w.shape[0] // 2, rows = x.shape[0] - 1
+    _require(w.shape[1] == x.shape[1], "channels differ")
+    out = np.empty((rows * stride, x.shape[1]), np.float32)
+    cdef float[:, ::1] view = out
+    table_named(isa).upsample_depthwise(
+        &view[0, 0], &x[1, 0], &w[0, 0], rows, x.shape[1], stride)
+    return out
+
+
+def pcm16(str isa, const float[::1] x):
+    """Samples in [-1, 1] as 16-bit integers: clamped, times 32767, truncated; NaN gives 0."""
+    out = np.empty(x.shape[0], np.int16)
+    cdef int16_t[::1] view = out
+    table_named(isa).pcm16(&view[0], &x[0], x.shape[0])
+    return out
+
+
+def round_bfloat16(const float[::1] x):
+    """Nearest bfloat16 (ties to even) of each element of x [n], as its 16 bits."""
+    out = np.empty(x.shape[0], np.uint16)
+    cdef uint16_t[::1] view = out
+    if x.shape[0]:
+        ptc_round_bf16(&view[0], &x[0], x.shape[0])
+    return out
+
+
+def widen_bfloat16(const uint16_t[::1] x):
+    """float32 values of bfloat16 bits x [n]; exact."""
+    out = np.empty(x.shape[0], np.float32)
+    cdef float[::1] view = out
+    if x.shape[0]:
+        ptc_widen_bf16(&view[0], &x[0], x.shape[0])
+    return out

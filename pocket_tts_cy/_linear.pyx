@@ -1,0 +1,179 @@
+"""Linear layers: weights packed at load, products spread over threads."""
+import numpy as np
+
+from cython.parallel cimport prange
+from libc.stdint cimport int64_t, uint16_t
+
+from ._arena cimport Blocks
+from ._kernels cimport (
+    PTC_IDENTITY,
+    PTC_PANEL,
+    active_kernels,
+    ptc_linear_args,
+    ptc_pack_panel_bf16,
+    ptc_pack_panel_f32,
+)
+
+from ._kernels import round_bfloat16, widen_bfloat16
+
+# Rows of one task: small enough that they stay in the second-level cache while the panels of the
+# weights pass by, large enough that reading the weights is amortised.
+cdef enum:
+    ROW_BLOCK = 96
+    GEMV_GRAIN = 4
+
+
+cdef class WeightStore:
+    """Turns checked tensors into packed weights that live as long as this object.
+
+    Parameters
+    ----------
+    tensors : mapping of str to Tensor
+        Name without the part's prefix is looked up as ``part + name``.
+    bf16 : bool
+        Keep matrices as bfloat16 (rounding those that are not); otherwise float32.
+    part : str
+        Prefix of every name, such as ``"flow_lm."``.
+    """
+
+    def __init__(self, tensors, bint bf16, str part):
+        self.tensors = tensors
+        self.bf16 = bf16
+        self.part = part
+        self.blocks = Blocks()
+
+    def report(self):
+        """(what, bytes) of the packed weights."""
+        return self.blocks.report()
+
+    def has(self, str name):
+        """Whether the model has this tensor."""
+        return self.part + name in self.tensors
+
+    def values(self, str name):
+        """The tensor as a float32 array."""
+        return self.tensors[self.part + name].as_float32()
+
+    def matrix(self, str name):
+        """The tensor in storage precision: float32, or uint16 holding bfloat16 bits."""
+        tensor = self.tensors[self.part + name]
+        if not self.bf16:
+            return tensor.as_float32()
+        if tensor.dtype == "BF16":
+            return np.asarray(tensor.data)
+        values = np.ascontiguousarray(tensor.as_float32())
+        return round_bfloat16(values.reshape(-1)).reshape(values.shape)
+
+    cdef const float *array(self, values) except NULL:
+        """A float32 copy of an array."""
+        cdef const float[::1] source = np.ascontiguousarray(values, np.float32).reshape(-1)
+        cdef float *out = <float *>self.blocks.take(self.part + "vectors", source.shape[0] * 4)
+        cdef int64_t i
+        for i in range(source.shape[0]):
+            out[i] = source[i]
+        return out
+
+    cdef const float *vector(self, str name) except NULL:
+        """A float32 copy of a tensor, flattened."""
+        return self.array(self.values(name))
+
+    cdef int pack(self, Linear *linear, weights, bias) except -1:
+        """Pack a matrix [n_out, n_in] as `matrix` returns it; bias is an array or None."""
+        cdef int64_t n_out = weights.shape[0], n_in = weights.shape[1]
+        cdef int64_t panels = (n_out + PTC_PANEL - 1) // PTC_PANEL, p
+        cdef int64_t panel_size = PTC_PANEL * n_in
+        cdef const uint16_t[:, ::1] narrow
+        cdef const float[:, ::1] wide
+        cdef const void *source
+        cdef void *out
+        weights = np.ascontiguousarray(weights)
+        linear.n_in = n_in
+        linear.n_out = n_out
+        linear.bf16 = self.bf16
+        linear.bias = NULL if bias is None else self.array(bias)
+        out = self.blocks.take(
+            self.part + "matrices", panels * panel_size * (2 if self.bf16 else 4))
+        linear.weights = out
+        if self.bf16:
+            narrow = weights
+            source = &narrow[0, 0]
+            for p in prange(panels, nogil=True, schedule="static"):
+                ptc_pack_panel_bf16(
+                    <uint16_t *>out + p * panel_size, <const uint16_t *>source, n_out, n_in, p)
+        else:
+            wide = weights
+            source = &wide[0, 0]
+            for p in prange(panels, nogil=True, schedule="static"):
+                ptc_pack_panel_f32(
+                    <float *>out + p * panel_size, <const float *>source, n_out, n_in, p)
+        return 0
+
+    cdef int linear(self, Linear *linear, str name, str bias=None) except -1:
+        """Pack the tensor `name` [n_out, n_in] with the bias tensor of that name, if any."""
+        return self.pack(
+            linear, self.matrix(name), None if bias is None else self.values(bias))
+
+
+def widen(tensor, rows):
+    """float32 copies of the given rows of a tensor [n, width] that stays in its file."""
+    picked = np.ascontiguousarray(tensor.data[rows])
+    if tensor.dtype == "BF16":
+        return widen_bfloat16(picked.reshape(-1)).reshape(picked.shape)
+    return picked.astype(np.float32)
+
+
+cdef void linear_rows(
+    const Linear *w, const float *x, int64_t ld_x, int64_t rows, float *out, int64_t ld_out,
+    const Epilogue *epilogue, int threads,
+) noexcept nogil:
+    """out [rows, n_out] = epilogue(x [rows, n_in] W^T); see include/ptc/linear.h."""
+    cdef ptc_linear_args a
+    cdef int64_t panels = (w.n_out + PTC_PANEL - 1) // PTC_PANEL
+    cdef int64_t row_blocks = (rows + ROW_BLOCK - 1) // ROW_BLOCK
+    cdef int64_t groups, tasks, task
+    a.x = x
+    a.ld_x = ld_x
+    a.weights = w.weights
+    a.n_in = w.n_in
+    a.n_out = w.n_out
+    a.out = out
+    a.ld_out = ld_out
+    a.bias = w.bias
+    a.scale = NULL
+    a.residual = NULL
+    a.ld_residual = 0
+    a.activation = PTC_IDENTITY
+    a.final_activation = PTC_IDENTITY
+    if epilogue != NULL:
+        a.activation = epilogue.activation
+        a.scale = epilogue.scale
+        a.residual = epilogue.residual
+        a.ld_residual = epilogue.ld_residual
+        a.final_activation = epilogue.final_activation
+    # Panels are shared out only as far as rows do not already occupy the team.
+    groups = 1 if row_blocks >= threads else (threads + row_blocks - 1) // row_blocks
+    groups = min(groups, (panels + GEMV_GRAIN - 1) // GEMV_GRAIN)
+    tasks = row_blocks * groups
+    if threads == 1 or tasks == 1:
+        for task in range(tasks):
+            linear_task(w, &a, rows, row_blocks, panels, groups, task)
+    else:
+        for task in prange(tasks, schedule="static", num_threads=threads):
+            linear_task(w, &a, rows, row_blocks, panels, groups, task)
+
+
+cdef void linear_task(
+    const Linear *w, const ptc_linear_args *a, int64_t rows, int64_t row_blocks, int64_t panels,
+    int64_t groups, int64_t task,
+) noexcept nogil:
+    """One block of rows by one group of panels; groups start at multiples of the GEMV's width."""
+    cdef int64_t block = task // groups, group = task % groups
+    cdef int64_t row_begin = block * rows // row_blocks
+    cdef int64_t row_end = (block + 1) * rows // row_blocks
+    cdef int64_t grains = (panels + GEMV_GRAIN - 1) // GEMV_GRAIN
+    cdef int64_t panel_begin = group * grains // groups * GEMV_GRAIN
+    cdef int64_t panel_end = min((group + 1) * grains // groups * GEMV_GRAIN, panels)
+    if w.bf16:
+        active_kernels().linear_bf16(a, row_begin, row_end, panel_begin, panel_end)
+    else:
+        active_kernels().linear_f32(a, row_begin, row_end, panel_begin, panel_end)

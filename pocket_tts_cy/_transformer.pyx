@@ -1,0 +1,212 @@
+"""Pre-norm transformer over a key/value cache: FlowLM's backbone and Mimi's decoder transformer.
+
+Source: Vaswani et al. 2017; pre-norm (Xiong et al. 2020), rotary positions (Su et al. 2021),
+grouped-query attention (Ainslie et al. 2023), layer scale (Touvron et al. 2021).
+"""
+import numpy as np
+
+from libc.math cimport cos, sin
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from ._arena cimport Arena
+from ._attention cimport attention_heads
+from ._kernels cimport (
+    PTC_GELU_TANH,
+    PTC_IDENTITY,
+    PTC_MAX_HEAD_DIM,
+    PTC_NO_CONTEXT,
+    active_kernels,
+    ptc_kv_segment,
+)
+from ._linear cimport Epilogue, Linear, WeightStore, linear_rows
+
+cdef float NORM_EPS = 1e-5
+cdef enum:
+    N_SCRATCH = 6
+
+
+cdef class Transformer:
+    """Weights of a stack of layers.
+
+    Parameters
+    ----------
+    store : WeightStore
+        Where the tensors come from.
+    prefix : str
+        Name of the stack within the store's part, such as ``"transformer."``.
+    shape : dict
+        ``d_model, n_heads, n_kv_heads, head_dim, ff_dim, n_layers, max_period, context`` (context
+        None: the whole past).
+    """
+
+    def __cinit__(self):
+        self.layers = NULL
+        self.frequencies = NULL
+
+    def __init__(self, WeightStore store, str prefix, dict shape):
+        cdef Layer *layer
+        cdef int64_t i
+        cdef const float[::1] frequencies
+        self.store = store
+        self.d_model = shape["d_model"]
+        self.n_heads = shape["n_heads"]
+        self.n_kv_heads = shape["n_kv_heads"]
+        self.head_dim = shape["head_dim"]
+        self.ff_dim = shape["ff_dim"]
+        self.n_layers = shape["n_layers"]
+        self.q_dim = self.n_heads * self.head_dim
+        self.kv_dim = self.n_kv_heads * self.head_dim
+        self.context = PTC_NO_CONTEXT if shape["context"] is None else <int64_t>shape["context"]
+        if self.head_dim > PTC_MAX_HEAD_DIM:
+            raise ValueError(
+                f"{store.part}{prefix}: head dimension {self.head_dim} is over the engine's "
+                f"limit of {PTC_MAX_HEAD_DIM}")
+        self.layers = <Layer *>calloc(self.n_layers, sizeof(Layer))
+        self.frequencies = <float *>calloc(self.head_dim // 2 + 1, sizeof(float))
+        if self.layers == NULL or self.frequencies == NULL:
+            raise MemoryError("no memory for a transformer's layer table")
+        for i in range(self.n_layers):
+            name = f"{prefix}layers.{i}."
+            layer = &self.layers[i]
+            layer.norm1_weight = store.vector(name + "norm1.weight")
+            layer.norm1_bias = store.vector(name + "norm1.bias")
+            layer.norm2_weight = store.vector(name + "norm2.weight")
+            layer.norm2_bias = store.vector(name + "norm2.bias")
+            store.linear(&layer.in_proj, name + "self_attn.in_proj.weight")
+            store.linear(&layer.out_proj, name + "self_attn.out_proj.weight")
+            store.linear(&layer.linear1, name + "linear1.weight")
+            store.linear(&layer.linear2, name + "linear2.weight")
+            if store.has(name + "layer_scale_1.scale"):
+                layer.layer_scale_1 = store.vector(name + "layer_scale_1.scale")
+                layer.layer_scale_2 = store.vector(name + "layer_scale_2.scale")
+        # The reference computes frequencies and angles in float32, and at position 1000 the
+        # rounding of an angle is visible: round where it rounds.
+        exponents = np.arange(self.head_dim // 2, dtype=np.float32) * np.float32(
+            -np.log(shape["max_period"]) * 2 / self.head_dim)
+        frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
+        for i in range(frequencies.shape[0]):
+            self.frequencies[i] = frequencies[i]
+
+    def __dealloc__(self):
+        free(self.layers)
+        free(self.frequencies)
+
+    cdef int64_t reserve_scratch(self, Arena arena, int64_t max_rows, int64_t *offsets) except -1:
+        """Plan the scratch for calls of up to max_rows rows; offsets [N_SCRATCH]."""
+        cdef int64_t widths[N_SCRATCH]
+        cdef int i
+        widths[:] = [
+            self.d_model, self.q_dim + 2 * self.kv_dim, self.q_dim, self.ff_dim, self.head_dim,
+            self.head_dim,
+        ]
+        for i in range(N_SCRATCH):
+            offsets[i] = arena.reserve(self.store.part + "transformer scratch", max_rows * widths[i] * 4)
+        return 0
+
+    cdef void bind_scratch(self, Arena arena, const int64_t *offsets, Scratch *scratch) noexcept:
+        scratch.normed = <float *>arena.at(offsets[0])
+        scratch.qkv = <float *>arena.at(offsets[1])
+        scratch.attended = <float *>arena.at(offsets[2])
+        scratch.hidden = <float *>arena.at(offsets[3])
+        scratch.cosines = <float *>arena.at(offsets[4])
+        scratch.sines = <float *>arena.at(offsets[5])
+
+    cdef void rotations(self, int64_t position, int64_t rows, Scratch *scratch) noexcept nogil:
+        """cos and sin tables [rows, head_dim] as include/ptc/rope.h wants them."""
+        cdef int64_t r, i
+        cdef float angle, c, s
+        for r in range(rows):
+            for i in range(self.head_dim // 2):
+                angle = self.frequencies[i] * <float>(position + r)
+                c = <float>cos(<double>angle)
+                s = <float>sin(<double>angle)
+                scratch.cosines[r * self.head_dim + 2 * i] = c
+                scratch.cosines[r * self.head_dim + 2 * i + 1] = c
+                scratch.sines[r * self.head_dim + 2 * i] = -s
+                scratch.sines[r * self.head_dim + 2 * i + 1] = s
+
+    cdef void run(
+        self, float *x, int64_t rows, KVCache *cache, Scratch *scratch, bint cache_only,
+        int threads,
+    ) noexcept nogil:
+        """x [rows, d_model] through all layers, in place; appends `rows` rows to the cache.
+
+        cache_only: nobody reads the result, only the cache matters, so the last layer stops after
+        its keys and values.
+        """
+        cdef int64_t position = cache.position + cache.length
+        cdef int64_t qkv_dim = self.q_dim + 2 * self.kv_dim
+        cdef int64_t n, r
+        cdef int n_segments
+        cdef const Layer *layer
+        cdef Epilogue add_residual, gelu
+        cdef ptc_kv_segment segments[2]
+        cdef float *keys
+        cdef float *values
+        cdef float *row
+        add_residual.activation = add_residual.final_activation = PTC_IDENTITY
+        add_residual.residual = x
+        add_residual.ld_residual = self.d_model
+        gelu.activation = PTC_GELU_TANH
+        gelu.final_activation = PTC_IDENTITY
+        gelu.scale = NULL
+        gelu.residual = NULL
+        gelu.ld_residual = 0
+        self.rotations(position, rows, scratch)
+        for n in range(self.n_layers):
+            layer = &self.layers[n]
+            keys = cache.rows + 2 * n * cache.capacity * self.kv_dim
+            values = keys + cache.capacity * self.kv_dim
+            active_kernels().layer_norm(
+                scratch.normed, self.d_model, x, self.d_model, layer.norm1_weight,
+                layer.norm1_bias, NULL, NULL, rows, self.d_model, NORM_EPS)
+            linear_rows(
+                &layer.in_proj, scratch.normed, self.d_model, rows, scratch.qkv, qkv_dim, NULL,
+                threads)
+            for r in range(rows):
+                row = scratch.qkv + r * qkv_dim
+                active_kernels().rope(
+                    row, row, scratch.cosines + r * self.head_dim,
+                    scratch.sines + r * self.head_dim, self.n_heads, self.head_dim)
+                active_kernels().rope(
+                    keys + (cache.length + r) * self.kv_dim, row + self.q_dim,
+                    scratch.cosines + r * self.head_dim, scratch.sines + r * self.head_dim,
+                    self.n_kv_heads, self.head_dim)
+                memcpy(
+                    values + (cache.length + r) * self.kv_dim, row + self.q_dim + self.kv_dim,
+                    self.kv_dim * sizeof(float))
+            if cache_only and n == self.n_layers - 1:
+                break
+            n_segments = 0
+            if cache.prefix_rows > 0:
+                segments[0].k = cache.prefix[n]
+                segments[0].v = cache.prefix[n] + cache.prefix_capacity * self.kv_dim
+                segments[0].ld = self.kv_dim
+                segments[0].n_rows = cache.prefix_rows
+                segments[0].position = 0
+                n_segments = 1
+            segments[n_segments].k = keys
+            segments[n_segments].v = values
+            segments[n_segments].ld = self.kv_dim
+            segments[n_segments].n_rows = cache.length + rows
+            segments[n_segments].position = cache.position
+            attention_heads(
+                scratch.attended, self.q_dim, scratch.qkv, qkv_dim, segments, n_segments + 1, rows,
+                self.n_heads, self.n_kv_heads, self.head_dim, position, self.context, threads)
+            add_residual.scale = layer.layer_scale_1
+            linear_rows(
+                &layer.out_proj, scratch.attended, self.q_dim, rows, x, self.d_model,
+                &add_residual, threads)
+            active_kernels().layer_norm(
+                scratch.normed, self.d_model, x, self.d_model, layer.norm2_weight,
+                layer.norm2_bias, NULL, NULL, rows, self.d_model, NORM_EPS)
+            linear_rows(
+                &layer.linear1, scratch.normed, self.d_model, rows, scratch.hidden, self.ff_dim,
+                &gelu, threads)
+            add_residual.scale = layer.layer_scale_2
+            linear_rows(
+                &layer.linear2, scratch.hidden, self.ff_dim, rows, x, self.d_model, &add_residual,
+                threads)
+        cache.length += rows

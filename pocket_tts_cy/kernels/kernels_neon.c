@@ -1,0 +1,2 @@
+/* 64-bit ARM: NEON is part of the baseline. */
+#include "kernels.inc.c"
