@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-#: Names below these folders are doors to devices and open streams, not files to be replaced.
-_STREAM_FOLDERS = ("/dev/", "/proc/")
+#: Names that begin so are doors to a stream that is already open, not files to be replaced.
+_OPEN_STREAMS = ("/dev/stdout", "/dev/stderr", "/dev/fd/", "/proc/")
 
 
 @contextlib.contextmanager
@@ -44,7 +44,7 @@ def replacing_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     mode = _mode_of_existing(target)
     if mode is not None and stat.S_ISDIR(mode):
         raise _os_error(errno.EISDIR, target)
-    if str(target).startswith(_STREAM_FOLDERS) or (mode is not None and not stat.S_ISREG(mode)):
+    if str(target).startswith(_OPEN_STREAMS) or (mode is not None and not stat.S_ISREG(mode)):
         with open(target, "wb") as stream:
             yield stream
         return

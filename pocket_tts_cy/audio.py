@@ -68,7 +68,7 @@ class AudioArray(np.ndarray):
 
     def unsqueeze(self, dim: int) -> AudioArray:
         """View with a further dimension of length one."""
-        return np.expand_dims(self, dim)
+        return np.expand_dims(self, dim).view(AudioArray)
 
 
 def fade_in(samples: np.ndarray, sample_rate: int) -> None:

@@ -14,6 +14,7 @@ import math
 import mmap
 import os
 import stat
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -199,23 +200,18 @@ def _parse_header(path: Path, raw: bytes, error: type[PocketTTSError]) -> dict[s
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
         if len(result) != len(pairs):
-            seen: set[str] = set()
-            for name, _ in pairs:
-                if name in seen:
-                    raise error(f"{path}: the header has {_shown(name)} twice")
-                seen.add(name)
+            name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+            raise error(f"{path}: the header has {_shown(name)} twice")
         return result
 
     try:
-        header = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
+        # An object, as its first character was checked.
+        return json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as exc:
         # PocketTTSError classes derive from ValueError too: hand the clear message on.
         if isinstance(exc, PocketTTSError):
             raise
         raise error(f"{path}: the safetensors header is not valid JSON ({exc})") from None
-    if not isinstance(header, dict):
-        raise error(f"{path}: the safetensors header is not a JSON object")
-    return header
 
 
 def _check_metadata(path: Path, entry: object, error: type[PocketTTSError]) -> None:
@@ -298,8 +294,11 @@ def _shown(value: object) -> str:
     """Value as it appears in a message: escaped, and short even when a hostile one is not."""
     if type(value) is int and value.bit_length() > 128:
         return f"a number of {value.bit_length()} bits"
-    try:
-        text = repr(value[:_SHOWN_CHARACTERS] if isinstance(value, str | list) else value)
-    except RecursionError:
-        return "(deeply nested)"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, str | list):
+        value = value[:_SHOWN_CHARACTERS]
+    if isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
+        return "a nested list"
+    text = repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."

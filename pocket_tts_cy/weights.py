@@ -296,11 +296,6 @@ def load_weights(config: Config, base: Path | None = None) -> LoadedWeights:
     bundle_ref = config.weights_path
     if flow_ref is not None and mimi_ref is None:
         raise ConfigError("flow_lm.weights_path is set, so mimi.weights_path has to be set too")
-    if bundle_ref is None and flow_ref is None:
-        raise ConfigError(
-            "the configuration names no weights: set weights_path, or flow_lm.weights_path and "
-            "mimi.weights_path"
-        )
 
     files: list[Path] = []
     has_voice_cloning = True
@@ -309,9 +304,14 @@ def load_weights(config: Config, base: Path | None = None) -> LoadedWeights:
         tensors = read_safetensors(path)
         if mimi_ref is not None:
             tensors = {k: v for k, v in tensors.items() if not k.startswith("mimi.")}
-    else:
+    elif flow_ref is not None:
         path = _resolve(flow_ref, base)
         tensors = read_flow_lm(path)
+    else:
+        raise ConfigError(
+            "the configuration names no weights: set weights_path, or flow_lm.weights_path and "
+            "mimi.weights_path"
+        )
     files.append(path)
     if mimi_ref is not None:
         path = _resolve(mimi_ref, base)

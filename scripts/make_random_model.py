@@ -167,13 +167,14 @@ def random_values(
         return np.zeros(shape, np.float32)
     if name == "flow_lm.emb_std":
         return np.ones(shape, np.float32)
-    if no_eos and name.startswith("flow_lm.out_eos."):
-        return np.full(shape, NO_EOS_BIAS if name.endswith("bias") else 0.0, np.float32)
     if name.endswith(".freqs"):
         half = TIME_FREQUENCIES // 2
         return np.exp(-math.log(10000) * np.arange(half) / half).astype(np.float32)
 
+    # Drawn even when not used, so that all other tensors stay the same.
     values = rng.standard_normal(shape, dtype=np.float32)
+    if no_eos and name.startswith("flow_lm.out_eos."):
+        return np.full(shape, NO_EOS_BIAS if name.endswith("bias") else 0.0, np.float32)
     if name.endswith(".scale"):
         decoder = name.startswith("mimi.decoder_transformer.")
         transformer = config.decoder_transformer if decoder else config.mimi.transformer

@@ -5,6 +5,7 @@ import json
 import mmap
 import os
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -185,7 +186,8 @@ BROKEN = {
     ),
     "entry with more": (file_bytes({"a": {**entry(), "x": 1}}, b"\0" * 8), "exactly dtype"),
     "unknown type": (file_bytes({"a": entry("F31")}, b"\0" * 8), "'F31' is not one of BF16, BOOL"),
-    "type is a list": (file_bytes({"a": entry(["F32"])}, b"\0" * 8), "is not one of"),
+    "type is a list": (file_bytes({"a": entry(["F32"])}, b"\0" * 8), r"\['F32'\] is not one of"),
+    "type is an object": (file_bytes({"a": entry({"F": 1})}, b"\0" * 8), "an object is not one"),
     "negative size": (file_bytes({"a": entry(shape=(-2,))}, b"\0" * 8), r"shape \[-2\] should be"),
     "size is true": (file_bytes({"a": entry(shape=(True, 2))}, b"\0" * 8), "should be a list"),
     "size is 2.0": (file_bytes({"a": entry(shape=(2.0,))}, b"\0" * 8), "should be a list"),
@@ -248,6 +250,15 @@ def test_a_damaged_file_is_one_clear_error(write, case):
     assert len(text) < 500 + len(str(path))
     with pytest.raises(VoiceError, match=message):
         read_safetensors(path, VoiceError)
+
+
+def test_nesting_near_the_interpreters_limit(write):
+    # Just accepted by the JSON parser, such a value must not be too deep for a message.
+    limit = sys.getrecursionlimit()
+    for depth in range(limit - 150, limit + 5):
+        text = b'{"a":{"dtype":' + b"[" * depth + b"]" * depth + b',"shape":[],"data_offsets":[]}}'
+        with pytest.raises(WeightsError, match=r"a nested list is not|not valid JSON"):
+            read_safetensors(write(file_bytes(text)))
 
 
 def test_a_header_above_the_formats_limit_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Names, shapes, file layouts and renames of a model's weights."""
 
+import dataclasses
 import gzip
 import json
 import re
@@ -188,6 +189,10 @@ def test_a_configuration_without_weights(tmp_path):
     config, _ = model_of()
     with pytest.raises(ConfigError, match="names no weights: set weights_path"):
         load_weights(config, tmp_path)
+    # A configuration made by hand may have one half only.
+    half = dataclasses.replace(config.flow_lm, weights_path="flow.safetensors")
+    with pytest.raises(ConfigError, match=r"mimi\.weights_path has to be set too"):
+        load_weights(dataclasses.replace(config, flow_lm=half), tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------
