@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 MODELS = Path(__file__).parent / "data" / "models"
 EMBEDDED = Path(__file__).parent.parent / "pocket_tts_cy" / "voice"
@@ -82,6 +83,11 @@ class Golden:
     def config_path(self) -> Path:
         """Path of the YAML configuration."""
         return self.folder / "config.yaml"
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The YAML configuration as it is written."""
+        return yaml.safe_load(self.config_path.read_text(encoding="utf-8"))
 
     @property
     def voice_path(self) -> Path:
