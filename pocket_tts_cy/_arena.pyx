@@ -19,6 +19,14 @@ cdef int64_t rounded(int64_t n_bytes) noexcept nogil:
     return (n_bytes + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
+def summed(pieces):
+    """(what, bytes) pairs, one for each name."""
+    totals = {}
+    for what, n_bytes in pieces:
+        totals[what] = totals.get(what, 0) + n_bytes
+    return list(totals.items())
+
+
 cdef class Arena:
     """Memory whose pieces are reserved first and then allocated at once, zeroed."""
 
@@ -50,8 +58,8 @@ cdef class Arena:
         return self.base + offset
 
     def report(self):
-        """(what, bytes) of each piece, in the order of planning."""
-        return list(self.plan)
+        """(what, bytes), summed over pieces of the same name."""
+        return summed(self.plan)
 
 
 cdef class Block:
@@ -78,7 +86,4 @@ cdef class Blocks:
 
     def report(self):
         """(what, bytes), summed over pieces of the same name."""
-        totals = {}
-        for what, n_bytes, _ in self.pieces:
-            totals[what] = totals.get(what, 0) + n_bytes
-        return list(totals.items())
+        return summed([(what, n_bytes) for what, n_bytes, _ in self.pieces])

@@ -233,10 +233,7 @@ cdef class MimiStream:
 
     def report(self):
         """(what, bytes) of this stream's memory."""
-        totals = {}
-        for what, n_bytes in self.arena.report():
-            totals[what] = totals.get(what, 0) + n_bytes
-        return list(totals.items())
+        return self.arena.report()
 
     def _enter(self):
         if self.busy:
