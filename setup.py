@@ -29,8 +29,12 @@ MODULES = [
 # sets round alike.
 C_FLAGS = ["-std=c11", "-ffp-contract=off", "-fno-math-errno", *(["-O1", "-g"] if DEBUG else ["-O3"])]
 ISA_FLAGS = {
+    "avx512_vnni": [
+        "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx2", "-mfma",
+    ],
     "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
     "avx2": ["-mavx2", "-mfma"],
+    "neon_dotprod": ["-march=armv8.2-a+dotprod"],
     "neon": [],
     "scalar": [],
 }
@@ -61,9 +65,9 @@ def instruction_sets():
     """Names of the kernel tables that this compiler can build for this machine's architecture."""
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64"):
-        candidates = ["avx512", "avx2"]
+        candidates = ["avx512_vnni", "avx512", "avx2"]
     elif machine in ("aarch64", "arm64"):
-        candidates = ["neon"]
+        candidates = ["neon_dotprod", "neon"]
     else:
         candidates = []
     return [isa for isa in candidates if compiles("int x;", ISA_FLAGS[isa])] + ["scalar"]

@@ -90,7 +90,7 @@ cdef void conv_run(
             memcpy(buffer + t * c, buffer + conv.halo * c, c * sizeof(float))
     if conv.dilation == 1:
         linear_rows(
-            &conv.weights, buffer, c, conv.rows, out, conv.weights.n_out, epilogue, threads)
+            &conv.weights, buffer, c, conv.rows, out, conv.weights.n_out, epilogue, NULL, threads)
         return
     gathered = <float *>arena.at(conv.gather_offset)
     for t in range(conv.rows):
@@ -100,7 +100,7 @@ cdef void conv_run(
                 c * sizeof(float))
     linear_rows(
         &conv.weights, gathered, conv.kernel * c, conv.rows, out, conv.weights.n_out, epilogue,
-        threads)
+        NULL, threads)
 
 
 cdef void conv_carry(const Conv *conv, Arena arena) noexcept nogil:

@@ -4,6 +4,7 @@ An `Engine` holds packed weights, which never change, so any number of threads m
 changes is in streams: one `FlowLMStream` and one `MimiStream` per text that is being spoken.
 """
 from ._flow_lm cimport FlowLM
+from ._linear cimport BF16, F32, INT4, INT8, Kind
 from ._mimi cimport MimiDecoder
 
 from ._flow_lm import FlowLMStream
@@ -16,7 +17,8 @@ __all__ = [
     "max_threads", "openmp_enabled",
 ]
 
-PRECISIONS = ("float32", "bfloat16")
+# Precision: how the backbone's matrices are kept.
+PRECISIONS = {"float32": F32, "bfloat16": BF16, "int8": INT8, "int4": INT4}
 
 
 cdef class Engine:
@@ -27,9 +29,10 @@ cdef class Engine:
     config : Config
     tensors : mapping of str to Tensor
         All tensors of the model, checked against the configuration.
-    precision : {"float32", "bfloat16"}
-        How matrices are kept. Arithmetic is float32 in both; with a file stored as bfloat16 both
-        give the same samples.
+    precision : {"float32", "bfloat16", "int8", "int4"}
+        How matrices are kept. Arithmetic is float32 in the first two, and with a file stored as
+        bfloat16 both give the same samples. In the others the backbone's matrices are 8-bit or
+        4-bit integers that meet 8-bit activations; everything else stays as the file has it.
 
     Raises
     ------
@@ -47,9 +50,14 @@ cdef class Engine:
     def __init__(self, config, tensors, str precision):
         if precision not in PRECISIONS:
             raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+        cdef Kind backbone = PRECISIONS[precision]
+        cdef Kind kind = backbone
+        if backbone == INT8 or backbone == INT4:
+            stored = tensors["flow_lm.transformer.layers.0.self_attn.in_proj.weight"].dtype
+            kind = BF16 if stored == "BF16" else F32
         self.precision = precision
-        self.flow_lm = FlowLM(config, tensors, precision == "bfloat16")
-        self.mimi = MimiDecoder(config, tensors, precision == "bfloat16")
+        self.flow_lm = FlowLM(config, tensors, kind, backbone)
+        self.mimi = MimiDecoder(config, tensors, kind)
 
     @property
     def latent_dim(self):

@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 from ._arena cimport Arena
 from ._flow_net cimport FlowNet
 from ._kernels cimport active_kernels
-from ._linear cimport WeightStore, linear_rows
+from ._linear cimport Kind, WeightStore, linear_rows
 from ._transformer cimport KVCache, Scratch, Transformer
 
 from ._linear import widen
@@ -22,7 +22,7 @@ cdef float NORM_EPS = 1e-5
 # Rows of one prefill call: bounds the scratch; the weights are read once per call.
 cdef enum:
     PREFILL_ROWS = 64
-    N_SCRATCH = 6
+    N_SCRATCH = 7
 
 
 cdef class FlowLM:
@@ -32,12 +32,14 @@ cdef class FlowLM:
     ----------
     config : Config
     tensors : mapping of str to Tensor
-    bf16 : bool
-        Keep matrices as bfloat16.
+    kind : Kind
+        F32 or BF16: how matrices outside the backbone are kept.
+    backbone : Kind
+        How the matrices of the transformer are kept.
     """
 
-    def __init__(self, config, tensors, bint bf16):
-        cdef WeightStore store = WeightStore(tensors, bf16, "flow_lm.")
+    def __init__(self, config, tensors, Kind kind, Kind backbone):
+        cdef WeightStore store = WeightStore(tensors, kind, "flow_lm.")
         flow_lm = config.flow_lm
         shape = flow_lm.transformer
         self.store = store
@@ -49,7 +51,7 @@ cdef class FlowLM:
             "d_model": shape.d_model, "n_heads": shape.num_heads, "n_kv_heads": shape.kv_heads,
             "head_dim": shape.head_dim, "ff_dim": shape.ff_dim, "n_layers": shape.num_layers,
             "max_period": shape.max_period, "context": None,
-        })
+        }, backbone)
         self.flow_net = FlowNet(
             store, flow_lm.flow.type, self.latent_dim, flow_lm.flow.dim, flow_lm.flow.depth)
         self.text_table = tensors["flow_lm.conditioner.embed.weight"]
@@ -110,7 +112,7 @@ cdef class FlowLMStream:
         latent = self.arena.reserve("flow_lm.latent", model.latent_dim * 4)
         flow_scratch = model.flow_net.reserve_scratch(self.arena)
         self.arena.allocate()
-        transformer.bind_scratch(self.arena, offsets, &self.scratch)
+        transformer.bind_scratch(self.arena, PREFILL_ROWS, offsets, &self.scratch)
         self.rows = <float *>self.arena.at(rows)
         self.z = <float *>self.arena.at(z)
         self.latent = <float *>self.arena.at(latent)
@@ -235,7 +237,7 @@ cdef class FlowLMStream:
                     if self.model.low_rank:
                         linear_rows(
                             &self.model.text_proj, &rows[0, 0], rows.shape[1], n, self.rows,
-                            self.model.d_model, NULL, num_threads)
+                            self.model.d_model, NULL, NULL, num_threads)
                     else:
                         memcpy(self.rows, &rows[0, 0], n * self.model.d_model * sizeof(float))
                     self.append(n, num_threads)
@@ -304,7 +306,7 @@ cdef class FlowLMStream:
             with nogil:
                 linear_rows(
                     &model.input_linear, self.latent if self.started else model.bos_emb,
-                    model.latent_dim, 1, self.rows, model.d_model, NULL, 1)
+                    model.latent_dim, 1, self.rows, model.d_model, NULL, NULL, 1)
                 model.transformer.run(
                     self.rows, 1, &self.cache, &self.scratch, False, num_threads)
                 active_kernels().layer_norm(
@@ -314,7 +316,7 @@ cdef class FlowLMStream:
                 if model.project_z:
                     linear_rows(
                         &model.z_proj, self.scratch.normed, model.d_model, 1, self.z, model.z_dim,
-                        NULL, num_threads)
+                        NULL, NULL, num_threads)
                 else:
                     memcpy(self.z, self.rows, model.z_dim * sizeof(float))
                 active_kernels().dot_rows(

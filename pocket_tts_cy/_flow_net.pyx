@@ -119,21 +119,21 @@ cdef class FlowNet:
         gated.activation = gated.final_activation = PTC_IDENTITY
         gated.residual = x
         gated.ld_residual = self.dim
-        linear_rows(&self.modulation, y, self.dim, 1, modulation, self.modulation.n_out, NULL, threads)
-        linear_rows(&self.input_proj, x_latent, self.latent_dim, 1, x, self.dim, NULL, 1)
+        linear_rows(&self.modulation, y, self.dim, 1, modulation, self.modulation.n_out, NULL, NULL, threads)
+        linear_rows(&self.input_proj, x_latent, self.latent_dim, 1, x, self.dim, NULL, NULL, 1)
         for i in range(self.n_blocks):
             block = &self.blocks[i]
             # shift, scale, gate
             active_kernels().layer_norm(
                 normed, self.dim, x, self.dim, block.norm_weight, block.norm_bias, m + self.dim, m,
                 1, self.dim, NORM_EPS)
-            linear_rows(&block.mlp_in, normed, self.dim, 1, hidden, self.dim, &silu, threads)
+            linear_rows(&block.mlp_in, normed, self.dim, 1, hidden, self.dim, &silu, NULL, threads)
             gated.scale = m + 2 * self.dim
-            linear_rows(&block.mlp_out, hidden, self.dim, 1, x, self.dim, &gated, threads)
+            linear_rows(&block.mlp_out, hidden, self.dim, 1, x, self.dim, &gated, NULL, threads)
             m += 3 * self.dim
         active_kernels().layer_norm(
             normed, self.dim, x, self.dim, NULL, NULL, m + self.dim, m, 1, self.dim, NORM_EPS)
-        linear_rows(&self.final_linear, normed, self.dim, 1, out, self.latent_dim, NULL, 1)
+        linear_rows(&self.final_linear, normed, self.dim, 1, out, self.latent_dim, NULL, NULL, 1)
 
     cdef void sample(
         self, const float *z, const float *noise, float *latent, const float *times, int64_t steps,
@@ -159,7 +159,7 @@ cdef class FlowNet:
             if not self.timeless:
                 add_time.residual = times + i * self.dim
             linear_rows(
-                &self.cond_embed, z, self.cond_embed.n_in, 1, y, self.dim, &add_time, threads)
+                &self.cond_embed, z, self.cond_embed.n_in, 1, y, self.dim, &add_time, NULL, threads)
             self.head(latent, y, output, modulation, x, normed, hidden, threads)
             for j in range(self.latent_dim):
                 if self.drifting:

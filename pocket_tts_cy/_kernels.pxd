@@ -1,11 +1,12 @@
 # The only module that names a C header of ours. See include/ptc/kernels.h.
-from libc.stdint cimport int16_t, int64_t, uint16_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t
 
 
 cdef extern from "ptc/kernels.h" nogil:
     enum:
         PTC_PANEL
         PTC_MAX_HEAD_DIM
+        PTC_Q_BLOCK
         PTC_IDENTITY
         PTC_GELU_TANH
         PTC_SILU
@@ -15,7 +16,11 @@ cdef extern from "ptc/kernels.h" nogil:
     ctypedef struct ptc_linear_args:
         const float *x
         int64_t ld_x
+        const int8_t *x_q
+        const float *x_scales
+        const int32_t *x_sums
         const void *weights
+        const void *weight_scales
         int64_t n_in
         int64_t n_out
         float *out
@@ -54,6 +59,15 @@ cdef extern from "ptc/kernels.h" nogil:
         void (*linear_bf16)(
             const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
             int64_t panel_begin, int64_t panel_end) noexcept nogil
+        void (*linear_i8)(
+            const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
+            int64_t panel_begin, int64_t panel_end) noexcept nogil
+        void (*linear_i4)(
+            const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
+            int64_t panel_begin, int64_t panel_end) noexcept nogil
+        void (*quantize_rows)(
+            int8_t *q, float *scales, int32_t *sums, const float *x, int64_t ld_x,
+            int64_t n_rows, int64_t n_in) noexcept nogil
         void (*dot_rows)(
             float *out, int64_t ld_out, const float *x, int64_t ld_x, const float *w,
             float bias, int64_t n_rows, int64_t n_in) noexcept nogil
@@ -76,6 +90,10 @@ cdef extern from "ptc/kernels.h" nogil:
         float *out, const float *w, int64_t n_out, int64_t n_in, int64_t panel)
     void ptc_pack_panel_bf16(
         uint16_t *out, const uint16_t *w, int64_t n_out, int64_t n_in, int64_t panel)
+    void ptc_pack_panel_i8(
+        int8_t *out, float *scales, const float *w, int64_t n_out, int64_t n_in, int64_t panel)
+    void ptc_pack_panel_i4(
+        uint8_t *out, uint16_t *scales, const float *w, int64_t n_out, int64_t n_in, int64_t panel)
     void ptc_round_bf16(uint16_t *out, const float *x, int64_t n)
     void ptc_widen_bf16(float *out, const uint16_t *x, int64_t n)
 

@@ -1,15 +1,29 @@
-from libc.stdint cimport int64_t
+from libc.stdint cimport int8_t, int32_t, int64_t
 
-from ._arena cimport Blocks
+from ._arena cimport Arena, Blocks
 
+
+# How a matrix is kept; see include/ptc/linear.h and quant.h.
+cdef enum Kind:
+    F32
+    BF16
+    INT8
+    INT4
 
 # A packed weight matrix [n_out, n_in] with optional bias [n_out].
 cdef struct Linear:
     const void *weights
+    const void *scales          # INT8, INT4
     const float *bias
     int64_t n_in
     int64_t n_out
-    bint bf16
+    Kind kind
+
+# Where quantised activations go: at most `rows` rows of `n_in` inputs.
+cdef struct Quantized:
+    int8_t *q
+    float *scales
+    int32_t *sums
 
 # What follows the product: out = final(residual + scale * f(product + bias)).
 cdef struct Epilogue:
@@ -22,16 +36,20 @@ cdef struct Epilogue:
 
 cdef class WeightStore:
     cdef object tensors
-    cdef readonly bint bf16
+    cdef readonly Kind kind     # of matrices for which nothing else is asked
     cdef Blocks blocks
     cdef readonly str part
 
     cdef const float *vector(self, str name) except NULL
     cdef const float *array(self, values) except NULL
     cdef int pack(self, Linear *linear, weights, bias) except -1
+    cdef int quantize(self, Linear *linear, str name, Kind kind) except -1
     cdef int linear(self, Linear *linear, str name, str bias=*) except -1
 
 
+cdef int64_t quantized_bytes(int64_t rows, int64_t n_in) noexcept nogil
+cdef void bind_quantized(Quantized *x, void *memory, int64_t rows, int64_t n_in) noexcept nogil
+
 cdef void linear_rows(
     const Linear *w, const float *x, int64_t ld_x, int64_t rows, float *out, int64_t ld_out,
-    const Epilogue *epilogue, int threads) noexcept nogil
+    const Epilogue *epilogue, const Quantized *x_quantized, int threads) noexcept nogil

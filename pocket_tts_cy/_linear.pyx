@@ -2,16 +2,19 @@
 import numpy as np
 
 from cython.parallel cimport prange
-from libc.stdint cimport int64_t, uint16_t
+from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t
 
 from ._arena cimport Blocks
 from ._kernels cimport (
     PTC_IDENTITY,
     PTC_PANEL,
+    PTC_Q_BLOCK,
     active_kernels,
     ptc_linear_args,
     ptc_pack_panel_bf16,
     ptc_pack_panel_f32,
+    ptc_pack_panel_i4,
+    ptc_pack_panel_i8,
 )
 
 from ._kernels import round_bfloat16, widen_bfloat16
@@ -30,15 +33,15 @@ cdef class WeightStore:
     ----------
     tensors : mapping of str to Tensor
         Name without the part's prefix is looked up as ``part + name``.
-    bf16 : bool
-        Keep matrices as bfloat16 (rounding those that are not); otherwise float32.
+    kind : Kind
+        BF16: keep matrices as bfloat16, rounding those that are not. F32: as float32.
     part : str
         Prefix of every name, such as ``"flow_lm."``.
     """
 
-    def __init__(self, tensors, bint bf16, str part):
+    def __init__(self, tensors, Kind kind, str part):
         self.tensors = tensors
-        self.bf16 = bf16
+        self.kind = kind
         self.part = part
         self.blocks = Blocks()
 
@@ -57,7 +60,7 @@ cdef class WeightStore:
     def matrix(self, str name):
         """The tensor in storage precision: float32, or uint16 holding bfloat16 bits."""
         tensor = self.tensors[self.part + name]
-        if not self.bf16:
+        if self.kind == F32:
             return tensor.as_float32()
         if tensor.dtype == "BF16":
             return np.asarray(tensor.data)
@@ -89,12 +92,13 @@ cdef class WeightStore:
         weights = np.ascontiguousarray(weights)
         linear.n_in = n_in
         linear.n_out = n_out
-        linear.bf16 = self.bf16
+        linear.kind = self.kind
+        linear.scales = NULL
         linear.bias = NULL if bias is None else self.array(bias)
         out = self.blocks.take(
-            self.part + "matrices", panels * panel_size * (2 if self.bf16 else 4))
+            self.part + "matrices", panels * panel_size * (2 if self.kind == BF16 else 4))
         linear.weights = out
-        if self.bf16:
+        if self.kind == BF16:
             narrow = weights
             source = &narrow[0, 0]
             for p in prange(panels, nogil=True, schedule="static"):
@@ -106,6 +110,41 @@ cdef class WeightStore:
             for p in prange(panels, nogil=True, schedule="static"):
                 ptc_pack_panel_f32(
                     <float *>out + p * panel_size, <const float *>source, n_out, n_in, p)
+        return 0
+
+    cdef int quantize(self, Linear *linear, str name, Kind kind) except -1:
+        """Pack the tensor `name` [n_out, n_in], without bias, as INT8 or INT4."""
+        cdef const float[:, ::1] view = np.ascontiguousarray(self.values(name))
+        cdef const float *source = &view[0, 0]
+        cdef int64_t n_out = view.shape[0], n_in = view.shape[1]
+        cdef int64_t panels = (n_out + PTC_PANEL - 1) // PTC_PANEL, p
+        cdef int64_t padded = (n_in + PTC_Q_BLOCK - 1) // PTC_Q_BLOCK * PTC_Q_BLOCK
+        cdef int64_t panel_size = padded * PTC_PANEL
+        cdef int64_t scales_size = PTC_PANEL
+        cdef void *out
+        cdef void *scales
+        linear.n_in = n_in
+        linear.n_out = n_out
+        linear.kind = kind
+        linear.bias = NULL
+        if kind == INT8:
+            out = self.blocks.take(self.part + "int8 matrices", panels * panel_size)
+            scales = self.blocks.take(self.part + "int8 scales", panels * scales_size * 4)
+            for p in prange(panels, nogil=True, schedule="static"):
+                ptc_pack_panel_i8(
+                    <int8_t *>out + p * panel_size, <float *>scales + p * scales_size, source,
+                    n_out, n_in, p)
+        else:
+            panel_size //= 2
+            scales_size = padded // (PTC_Q_BLOCK // 2) * PTC_PANEL
+            out = self.blocks.take(self.part + "4-bit matrices", panels * panel_size)
+            scales = self.blocks.take(self.part + "4-bit scales", panels * scales_size * 2)
+            for p in prange(panels, nogil=True, schedule="static"):
+                ptc_pack_panel_i4(
+                    <uint8_t *>out + p * panel_size, <uint16_t *>scales + p * scales_size, source,
+                    n_out, n_in, p)
+        linear.weights = out
+        linear.scales = scales
         return 0
 
     cdef int linear(self, Linear *linear, str name, str bias=None) except -1:
@@ -122,11 +161,31 @@ def widen(tensor, rows):
     return picked.astype(np.float32)
 
 
+cdef int64_t quantized_blocks(int64_t n_in) noexcept nogil:
+    return (n_in + PTC_Q_BLOCK - 1) // PTC_Q_BLOCK
+
+
+cdef int64_t quantized_bytes(int64_t rows, int64_t n_in) noexcept nogil:
+    """Memory that `rows` quantised rows of n_in inputs take."""
+    return rows * quantized_blocks(n_in) * (PTC_Q_BLOCK + 3 * 4)
+
+
+cdef void bind_quantized(Quantized *x, void *memory, int64_t rows, int64_t n_in) noexcept nogil:
+    """Lay the parts out in `quantized_bytes(rows, n_in)` bytes."""
+    cdef int64_t blocks = quantized_blocks(n_in)
+    x.scales = <float *>memory
+    x.sums = <int32_t *>(x.scales + rows * blocks)
+    x.q = <int8_t *>(x.sums + 2 * rows * blocks)
+
+
 cdef void linear_rows(
     const Linear *w, const float *x, int64_t ld_x, int64_t rows, float *out, int64_t ld_out,
-    const Epilogue *epilogue, int threads,
+    const Epilogue *epilogue, const Quantized *x_quantized, int threads,
 ) noexcept nogil:
-    """out [rows, n_out] = epilogue(x [rows, n_in] W^T); see include/ptc/linear.h."""
+    """out [rows, n_out] = epilogue(x [rows, n_in] W^T); see include/ptc/linear.h.
+
+    x_quantized: where the rows go when the matrix is INT8 or INT4; otherwise unused.
+    """
     cdef ptc_linear_args a
     cdef int64_t panels = (w.n_out + PTC_PANEL - 1) // PTC_PANEL
     cdef int64_t row_blocks = (rows + ROW_BLOCK - 1) // ROW_BLOCK
@@ -134,6 +193,7 @@ cdef void linear_rows(
     a.x = x
     a.ld_x = ld_x
     a.weights = w.weights
+    a.weight_scales = w.scales
     a.n_in = w.n_in
     a.n_out = w.n_out
     a.out = out
@@ -150,6 +210,12 @@ cdef void linear_rows(
         a.residual = epilogue.residual
         a.ld_residual = epilogue.ld_residual
         a.final_activation = epilogue.final_activation
+    if w.kind == INT8 or w.kind == INT4:
+        active_kernels().quantize_rows(
+            x_quantized.q, x_quantized.scales, x_quantized.sums, x, ld_x, rows, w.n_in)
+        a.x_q = x_quantized.q
+        a.x_scales = x_quantized.scales
+        a.x_sums = x_quantized.sums
     # Panels are shared out only as far as rows do not already occupy the team.
     groups = 1 if row_blocks >= threads else (threads + row_blocks - 1) // row_blocks
     groups = min(groups, (panels + GEMV_GRAIN - 1) // GEMV_GRAIN)
@@ -173,7 +239,11 @@ cdef void linear_task(
     cdef int64_t grains = (panels + GEMV_GRAIN - 1) // GEMV_GRAIN
     cdef int64_t panel_begin = group * grains // groups * GEMV_GRAIN
     cdef int64_t panel_end = min((group + 1) * grains // groups * GEMV_GRAIN, panels)
-    if w.bf16:
+    if w.kind == BF16:
         active_kernels().linear_bf16(a, row_begin, row_end, panel_begin, panel_end)
-    else:
+    elif w.kind == F32:
         active_kernels().linear_f32(a, row_begin, row_end, panel_begin, panel_end)
+    elif w.kind == INT8:
+        active_kernels().linear_i8(a, row_begin, row_end, panel_begin, panel_end)
+    else:
+        active_kernels().linear_i4(a, row_begin, row_end, panel_begin, panel_end)

@@ -25,7 +25,7 @@ from ._conv cimport (
     conv_run,
 )
 from ._kernels cimport PTC_ELU, PTC_IDENTITY, active_kernels
-from ._linear cimport Epilogue, Linear, WeightStore, linear_rows
+from ._linear cimport Epilogue, Kind, Linear, WeightStore, linear_rows
 from ._transformer cimport KVCache, Scratch, Transformer
 
 from .errors import EngineBusyError
@@ -33,7 +33,7 @@ from .errors import EngineBusyError
 cdef enum:
     FRAMES_PER_BLOCK = 4        # frames per transformer call
     KV_SLACK_BLOCKS = 8         # transformer calls between two moves of its cache
-    N_SCRATCH = 6
+    N_SCRATCH = 7
 
 
 cdef class MimiDecoder:
@@ -43,16 +43,16 @@ cdef class MimiDecoder:
     ----------
     config : Config
     tensors : mapping of str to Tensor
-    bf16 : bool
-        Keep matrices as bfloat16.
+    kind : Kind
+        F32 or BF16: how matrices are kept.
     """
 
     def __cinit__(self):
         self.stages = NULL
         self.n_stages = 0
 
-    def __init__(self, config, tensors, bint bf16):
-        cdef WeightStore store = WeightStore(tensors, bf16, "mimi.")
+    def __init__(self, config, tensors, Kind kind):
+        cdef WeightStore store = WeightStore(tensors, kind, "mimi.")
         cdef Stage *stage
         cdef int64_t index, i, j
         seanet = config.decoder_seanet
@@ -70,7 +70,7 @@ cdef class MimiDecoder:
                 "the engine decodes mono models whose quantizer.output_dimension equals the "
                 f"decoder's dimension; found {self.outer_dim}, {self.width} and {seanet.channels} "
                 "channels")
-        flow_lm = WeightStore(tensors, bf16, "flow_lm.")
+        flow_lm = WeightStore(tensors, kind, "flow_lm.")
         self.emb_mean = store.array(flow_lm.values("emb_mean"))
         self.emb_std = store.array(flow_lm.values("emb_std"))
         store.pack(&self.quantizer_proj, store.matrix("quantizer.output_proj.weight")[:, :, 0], None)
@@ -87,7 +87,7 @@ cdef class MimiDecoder:
             "head_dim": shape.d_model // shape.num_heads, "ff_dim": shape.dim_feedforward,
             "n_layers": shape.num_layers, "max_period": shape.max_period,
             "context": shape.context,
-        })
+        }, kind)
         replicate = seanet.pad_mode == "replicate"
         conv_pack(&self.first_conv, store, "decoder.model.0.conv", 1, replicate)
         self.n_stages = len(seanet.ratios)
@@ -212,7 +212,7 @@ cdef class MimiStream:
         raw = arena.reserve("mimi.seanet", raw_size * 4)
         hidden = arena.reserve("mimi.seanet", hidden_size * 4)
         arena.allocate()
-        transformer.bind_scratch(arena, scratch, &self.scratch)
+        transformer.bind_scratch(arena, block_rows, scratch, &self.scratch)
         self.cache.rows = <float *>arena.at(kv)
         self.cache.prefix = NULL
         self.cache.prefix_rows = self.cache.prefix_capacity = 0
@@ -300,7 +300,7 @@ cdef class MimiStream:
             self.latents[i] = latents[i] * model.emb_std[f] + model.emb_mean[f]
         linear_rows(
             &model.quantizer_proj, self.latents, model.latent_dim, n,
-            self.projected + model.outer_dim, model.outer_dim, NULL, 1)
+            self.projected + model.outer_dim, model.outer_dim, NULL, NULL, 1)
         active_kernels().upsample_depthwise(
             self.wide, self.projected + model.outer_dim, model.upsample_weight, n, model.outer_dim,
             model.rows_per_frame)
@@ -308,11 +308,11 @@ cdef class MimiStream:
             self.projected, self.projected + n * model.outer_dim, model.outer_dim * sizeof(float))
         if model.has_input_proj:
             x = self.x
-            linear_rows(&model.input_proj, self.wide, model.width, rows, x, d_model, NULL, threads)
+            linear_rows(&model.input_proj, self.wide, model.width, rows, x, d_model, NULL, NULL, threads)
         self.make_room(model.transformer, rows)
         model.transformer.run(x, rows, &self.cache, &self.scratch, False, threads)
         if model.has_output_proj:
-            linear_rows(&model.output_proj, x, d_model, rows, self.wide, model.width, NULL, threads)
+            linear_rows(&model.output_proj, x, d_model, rows, self.wide, model.width, NULL, NULL, threads)
             x = self.wide
         for f in range(n):
             self.decode_seanet(
@@ -382,7 +382,7 @@ cdef class MimiStream:
                 add_raw.final_activation = PTC_ELU if last else PTC_IDENTITY
                 linear_rows(
                     &stage.expand[j], self.hidden, stage.hidden, residual.rows,
-                    after if last else self.raw, stage.channels, &add_raw, threads)
+                    after if last else self.raw, stage.channels, &add_raw, NULL, threads)
             if model.n_residual == 0:
                 activate_rows(
                     after, self.raw, stage.upsample.rows * stage.ratio * stage.channels, PTC_ELU,

@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t
 
 from ._arena cimport Arena
-from ._linear cimport Linear, WeightStore
+from ._linear cimport Linear, Quantized, WeightStore
 
 
 cdef struct Layer:
@@ -34,6 +34,7 @@ cdef struct Scratch:
     float *hidden               # [rows, ff_dim]
     float *cosines              # [rows, head_dim]
     float *sines                # [rows, head_dim]
+    Quantized quantized         # rows of the widest input
 
 
 cdef class Transformer:
@@ -42,9 +43,12 @@ cdef class Transformer:
     cdef Layer *layers
     cdef float *frequencies     # [head_dim / 2]
     cdef WeightStore store      # owns the weights
+    cdef bint is_quantized
 
     cdef int64_t reserve_scratch(self, Arena arena, int64_t max_rows, int64_t *offsets) except -1
-    cdef void bind_scratch(self, Arena arena, const int64_t *offsets, Scratch *scratch) noexcept
+    cdef void bind_scratch(
+        self, Arena arena, int64_t max_rows, const int64_t *offsets, Scratch *scratch) noexcept
+    cdef int64_t widest(self) noexcept
     cdef void rotations(self, int64_t position, int64_t rows, Scratch *scratch) noexcept nogil
     cdef void run(
         self, float *x, int64_t rows, KVCache *cache, Scratch *scratch, bint cache_only,

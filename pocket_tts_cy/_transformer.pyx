@@ -20,11 +20,20 @@ from ._kernels cimport (
     active_kernels,
     ptc_kv_segment,
 )
-from ._linear cimport Epilogue, Linear, WeightStore, linear_rows
+from ._linear cimport (
+    INT4,
+    INT8,
+    Epilogue,
+    Kind,
+    WeightStore,
+    bind_quantized,
+    linear_rows,
+    quantized_bytes,
+)
 
 cdef float NORM_EPS = 1e-5
 cdef enum:
-    N_SCRATCH = 6
+    N_SCRATCH = 7
 
 
 cdef class Transformer:
@@ -39,17 +48,20 @@ cdef class Transformer:
     shape : dict
         ``d_model, n_heads, n_kv_heads, head_dim, ff_dim, n_layers, max_period, context`` (context
         None: the whole past).
+    kind : Kind
+        How the matrices are kept; F32 and BF16 must agree with the store.
     """
 
     def __cinit__(self):
         self.layers = NULL
         self.frequencies = NULL
 
-    def __init__(self, WeightStore store, str prefix, dict shape):
+    def __init__(self, WeightStore store, str prefix, dict shape, Kind kind):
         cdef Layer *layer
         cdef int64_t i
         cdef const float[::1] frequencies
         self.store = store
+        self.is_quantized = kind == INT8 or kind == INT4
         self.d_model = shape["d_model"]
         self.n_heads = shape["n_heads"]
         self.n_kv_heads = shape["n_kv_heads"]
@@ -74,10 +86,16 @@ cdef class Transformer:
             layer.norm1_bias = store.vector(name + "norm1.bias")
             layer.norm2_weight = store.vector(name + "norm2.weight")
             layer.norm2_bias = store.vector(name + "norm2.bias")
-            store.linear(&layer.in_proj, name + "self_attn.in_proj.weight")
-            store.linear(&layer.out_proj, name + "self_attn.out_proj.weight")
-            store.linear(&layer.linear1, name + "linear1.weight")
-            store.linear(&layer.linear2, name + "linear2.weight")
+            if self.is_quantized:
+                store.quantize(&layer.in_proj, name + "self_attn.in_proj.weight", kind)
+                store.quantize(&layer.out_proj, name + "self_attn.out_proj.weight", kind)
+                store.quantize(&layer.linear1, name + "linear1.weight", kind)
+                store.quantize(&layer.linear2, name + "linear2.weight", kind)
+            else:
+                store.linear(&layer.in_proj, name + "self_attn.in_proj.weight")
+                store.linear(&layer.out_proj, name + "self_attn.out_proj.weight")
+                store.linear(&layer.linear1, name + "linear1.weight")
+                store.linear(&layer.linear2, name + "linear2.weight")
             if store.has(name + "layer_scale_1.scale"):
                 layer.layer_scale_1 = store.vector(name + "layer_scale_1.scale")
                 layer.layer_scale_2 = store.vector(name + "layer_scale_2.scale")
@@ -95,23 +113,33 @@ cdef class Transformer:
 
     cdef int64_t reserve_scratch(self, Arena arena, int64_t max_rows, int64_t *offsets) except -1:
         """Plan the scratch for calls of up to max_rows rows; offsets [N_SCRATCH]."""
-        cdef int64_t widths[N_SCRATCH]
+        cdef int64_t widths[N_SCRATCH - 1]
         cdef int i
         widths[:] = [
             self.d_model, self.q_dim + 2 * self.kv_dim, self.q_dim, self.ff_dim, self.head_dim,
             self.head_dim,
         ]
-        for i in range(N_SCRATCH):
-            offsets[i] = arena.reserve(self.store.part + "transformer scratch", max_rows * widths[i] * 4)
+        what = self.store.part + "transformer scratch"
+        for i in range(N_SCRATCH - 1):
+            offsets[i] = arena.reserve(what, max_rows * widths[i] * 4)
+        offsets[N_SCRATCH - 1] = arena.reserve(
+            what, quantized_bytes(max_rows, self.widest()) if self.is_quantized else 0)
         return 0
 
-    cdef void bind_scratch(self, Arena arena, const int64_t *offsets, Scratch *scratch) noexcept:
+    cdef void bind_scratch(
+        self, Arena arena, int64_t max_rows, const int64_t *offsets, Scratch *scratch,
+    ) noexcept:
         scratch.normed = <float *>arena.at(offsets[0])
         scratch.qkv = <float *>arena.at(offsets[1])
         scratch.attended = <float *>arena.at(offsets[2])
         scratch.hidden = <float *>arena.at(offsets[3])
         scratch.cosines = <float *>arena.at(offsets[4])
         scratch.sines = <float *>arena.at(offsets[5])
+        bind_quantized(&scratch.quantized, arena.at(offsets[6]), max_rows, self.widest())
+
+    cdef int64_t widest(self) noexcept:
+        """The largest number of inputs of a layer's matrices."""
+        return max(self.d_model, self.q_dim, self.ff_dim)
 
     cdef void rotations(self, int64_t position, int64_t rows, Scratch *scratch) noexcept nogil:
         """cos and sin tables [rows, head_dim] as include/ptc/rope.h wants them."""
@@ -164,7 +192,7 @@ cdef class Transformer:
                 layer.norm1_bias, NULL, NULL, rows, self.d_model, NORM_EPS)
             linear_rows(
                 &layer.in_proj, scratch.normed, self.d_model, rows, scratch.qkv, qkv_dim, NULL,
-                threads)
+                &scratch.quantized, threads)
             for r in range(rows):
                 row = scratch.qkv + r * qkv_dim
                 active_kernels().rope(
@@ -198,15 +226,15 @@ cdef class Transformer:
             add_residual.scale = layer.layer_scale_1
             linear_rows(
                 &layer.out_proj, scratch.attended, self.q_dim, rows, x, self.d_model,
-                &add_residual, threads)
+                &add_residual, &scratch.quantized, threads)
             active_kernels().layer_norm(
                 scratch.normed, self.d_model, x, self.d_model, layer.norm2_weight,
                 layer.norm2_bias, NULL, NULL, rows, self.d_model, NORM_EPS)
             linear_rows(
                 &layer.linear1, scratch.normed, self.d_model, rows, scratch.hidden, self.ff_dim,
-                &gelu, threads)
+                &gelu, &scratch.quantized, threads)
             add_residual.scale = layer.layer_scale_2
             linear_rows(
                 &layer.linear2, scratch.hidden, self.ff_dim, rows, x, self.d_model, &add_residual,
-                threads)
+                &scratch.quantized, threads)
         cache.length += rows

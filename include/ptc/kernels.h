@@ -9,15 +9,19 @@
 
 #include "ptc/config.h"
 
-enum { PTC_PANEL = 32, PTC_MAX_HEAD_DIM = 256 };
+enum { PTC_PANEL = 32, PTC_MAX_HEAD_DIM = 256, PTC_Q_BLOCK = 64 };
 enum { PTC_IDENTITY = 0, PTC_GELU_TANH = 1, PTC_SILU = 2, PTC_ELU = 3 };
 #define PTC_NO_CONTEXT ((int64_t)1 << 40)
 
-/* See linear.h. */
+/* See linear.h and quant.h. */
 typedef struct {
-  const float *x; /* [rows, n_in], distance ld_x (rows may overlap) */
+  const float *x; /* [rows, n_in], distance ld_x (rows may overlap); unused when quantised */
   int64_t ld_x;
-  const void *weights; /* packed panels */
+  const int8_t *x_q;       /* quantised rows [rows, padded]; padded = n_in rounded up to 64 */
+  const float *x_scales;   /* [rows, padded / 64] */
+  const int32_t *x_sums;   /* [rows, padded / 32] */
+  const void *weights;     /* packed panels */
+  const void *weight_scales; /* int8: float [panels * 32]; 4 bits: bfloat16, see quant.h */
   int64_t n_in, n_out;
   float *out; /* [rows, n_out], distance ld_out */
   int64_t ld_out;
@@ -58,6 +62,12 @@ typedef struct {
                      int64_t panel_begin, int64_t panel_end);
   void (*linear_bf16)(const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
                       int64_t panel_begin, int64_t panel_end);
+  void (*linear_i8)(const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
+                    int64_t panel_begin, int64_t panel_end);
+  void (*linear_i4)(const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
+                    int64_t panel_begin, int64_t panel_end);
+  void (*quantize_rows)(int8_t *q, float *scales, int32_t *sums, const float *x, int64_t ld_x,
+                        int64_t n_rows, int64_t n_in);
   void (*dot_rows)(float *out, int64_t ld_out, const float *x, int64_t ld_x, const float *w,
                    float bias, int64_t n_rows, int64_t n_in);
   void (*layer_norm)(float *out, int64_t ld_out, const float *x, int64_t ld_x, const float *weight,
@@ -81,6 +91,12 @@ int ptc_kernels_supported(const ptc_kernels *table);
 void ptc_pack_panel_f32(float *out, const float *w, int64_t n_out, int64_t n_in, int64_t panel);
 void ptc_pack_panel_bf16(uint16_t *out, const uint16_t *w, int64_t n_out, int64_t n_in,
                          int64_t panel);
+/* Quantises and packs panel `panel` of W [n_out, n_in] as quant.h describes. int8: out [padded * 32],
+ * scales [32]. 4 bits: out [padded * 16], scales bfloat16 [padded / 32 * 32], rows in pair order. */
+void ptc_pack_panel_i8(int8_t *out, float *scales, const float *w, int64_t n_out, int64_t n_in,
+                       int64_t panel);
+void ptc_pack_panel_i4(uint8_t *out, uint16_t *scales, const float *w, int64_t n_out, int64_t n_in,
+                       int64_t panel);
 /* float32 to bfloat16, round to nearest even; NaN stays NaN. */
 void ptc_round_bf16(uint16_t *out, const float *x, int64_t n);
 /* bfloat16 to float32, exact. */

@@ -6,6 +6,7 @@
 #include "ptc/linear.h"
 #include "ptc/norm.h"
 #include "ptc/pcm.h"
+#include "ptc/quant.h"
 #include "ptc/rope.h"
 
 static void linear_f32(const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
@@ -16,6 +17,24 @@ static void linear_f32(const ptc_linear_args *a, int64_t row_begin, int64_t row_
 static void linear_bf16(const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
                         int64_t panel_begin, int64_t panel_end) {
   ptc_linear(a, row_begin, row_end, panel_begin, panel_end, 1);
+}
+
+static void linear_i8(const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
+                      int64_t panel_begin, int64_t panel_end) {
+  ptc_linear_quantized(a, row_begin, row_end, panel_begin, panel_end, 8);
+}
+
+static void linear_i4(const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
+                      int64_t panel_begin, int64_t panel_end) {
+  ptc_linear_quantized(a, row_begin, row_end, panel_begin, panel_end, 4);
+}
+
+static void quantize_rows(int8_t *q, float *scales, int32_t *sums, const float *x, int64_t ld_x,
+                          int64_t n_rows, int64_t n_in) {
+  int64_t blocks = (n_in + PTC_Q_BLOCK - 1) / PTC_Q_BLOCK;
+  for (int64_t m = 0; m < n_rows; m++)
+    ptc_quantize_row(q + m * blocks * PTC_Q_BLOCK, scales + m * blocks, sums + m * 2 * blocks,
+                     x + m * ld_x, n_in);
 }
 
 static void dot_rows(float *out, int64_t ld_out, const float *x, int64_t ld_x, const float *w,
@@ -63,6 +82,6 @@ static void upsample_depthwise(float *out, const float *x, const float *w, int64
 static void pcm16(int16_t *out, const float *x, int64_t n) { ptc_pcm16(out, x, n); }
 
 const ptc_kernels PTC_ISA_SYMBOL = {
-    PTC_ISA_NAME, linear_f32, linear_bf16,        dot_rows, layer_norm, activation,
-    rope,         attention,  upsample_depthwise, pcm16,
+    PTC_ISA_NAME, linear_f32, linear_bf16, linear_i8, linear_i4,          quantize_rows,
+    dot_rows,     layer_norm, activation,  rope,      attention, upsample_depthwise, pcm16,
 };

@@ -1,4 +1,5 @@
 /* Packing of weights and bfloat16 conversion: plain C, run once at load. */
+#include <math.h>
 #include <string.h>
 
 #include "ptc/kernels.h"
@@ -42,5 +43,85 @@ void ptc_widen_bf16(float *out, const uint16_t *x, int64_t n) {
   for (int64_t i = 0; i < n; i++) {
     uint32_t bits = (uint32_t)x[i] << 16;
     memcpy(out + i, &bits, 4);
+  }
+}
+
+void ptc_pack_panel_i8(int8_t *out, float *scales, const float *w, int64_t n_out, int64_t n_in,
+                       int64_t panel) {
+  int64_t padded = (n_in + PTC_Q_BLOCK - 1) / PTC_Q_BLOCK * PTC_Q_BLOCK;
+  memset(out, 0, (size_t)(padded * PTC_PANEL));
+  for (int64_t j = 0; j < PTC_PANEL; j++) {
+    int64_t row = panel * PTC_PANEL + j;
+    float largest = 0.0f;
+    scales[j] = 0.0f;
+    if (row >= n_out) continue;
+    for (int64_t k = 0; k < n_in; k++) largest = fmaxf(largest, fabsf(w[row * n_in + k]));
+    scales[j] = largest / 127.0f;
+    float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+    for (int64_t k = 0; k < n_in; k++)
+      out[(k / 4 * PTC_PANEL + j) * 4 + k % 4] = (int8_t)lrintf(w[row * n_in + k] * inverse);
+  }
+}
+
+/* Squared error of a block when quantised with `scale`; q [32] receives the codes 0..15. */
+static float quantize_block_i4(uint8_t *q, const float *w, int64_t n, float scale) {
+  float inverse = scale != 0.0f ? 1.0f / scale : 0.0f, error = 0.0f;
+  for (int64_t k = 0; k < n; k++) {
+    float code = rintf(w[k] * inverse);
+    code = fminf(fmaxf(code, -8.0f), 7.0f);
+    float difference = w[k] - code * scale;
+    error += difference * difference;
+    q[k] = (uint8_t)((int)code + 8);
+  }
+  return error;
+}
+
+static float round_to_bf16(float x, uint16_t *bits) {
+  float wide;
+  ptc_round_bf16(bits, &x, 1);
+  ptc_widen_bf16(&wide, bits, 1);
+  return wide;
+}
+
+void ptc_pack_panel_i4(uint8_t *out, uint16_t *scales, const float *w, int64_t n_out, int64_t n_in,
+                       int64_t panel) {
+  const int64_t half = PTC_Q_BLOCK / 2;
+  int64_t padded = (n_in + PTC_Q_BLOCK - 1) / PTC_Q_BLOCK * PTC_Q_BLOCK;
+  /* Code 8 is zero. */
+  memset(out, 0x88, (size_t)(padded * PTC_PANEL / 2));
+  memset(scales, 0, (size_t)(padded / half * PTC_PANEL) * sizeof *scales);
+  for (int64_t j = 0; j < PTC_PANEL; j++) {
+    int64_t row = panel * PTC_PANEL + j;
+    if (row >= n_out) continue;
+    for (int64_t k0 = 0; k0 < n_in; k0 += half) {
+      int64_t n = n_in - k0 < half ? n_in - k0 : half;
+      const float *block = w + row * n_in + k0;
+      /* The code range is not symmetric: the value of largest magnitude gets -8. Of a few scales
+       * around that the one with the smallest squared error is kept. */
+      float extreme = 0.0f, best_error = INFINITY;
+      uint16_t best_scale = 0;
+      for (int64_t k = 0; k < n; k++)
+        if (fabsf(block[k]) > fabsf(extreme)) extreme = block[k];
+      uint8_t q[PTC_Q_BLOCK / 2], best[PTC_Q_BLOCK / 2];
+      memset(best, 8, sizeof best);
+      for (int step = 0; step < 8 && extreme != 0.0f; step++) {
+        uint16_t bits;
+        float scale = round_to_bf16(extreme / (-8.0f + 0.25f * (float)step), &bits);
+        float error = quantize_block_i4(q, block, n, scale);
+        if (error < best_error) {
+          best_error = error;
+          best_scale = bits;
+          memcpy(best, q, sizeof best);
+        }
+      }
+      scales[k0 / half * PTC_PANEL + bf16_slot(j)] = best_scale;
+      for (int64_t k = 0; k < n; k++) {
+        uint8_t *byte = out + ((k0 + k) / 8 * PTC_PANEL + j) * 4 + (k0 + k) % 4;
+        if ((k0 + k) % 8 < 4)
+          *byte = (uint8_t)((*byte & 0xF0) | best[k]);
+        else
+          *byte = (uint8_t)((*byte & 0x0F) | (best[k] << 4));
+      }
+    }
   }
 }

@@ -112,4 +112,52 @@ PTC_INLINE void f32x16_store_pcm16(int16_t *p, f32x16 v) {
   _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(w, 0xD8));
 }
 
+/* -- integers: see quant.h -------------------------------------------------------------------- */
+#define PTC_Q_ROWS 1
+#define PTC_Q_PANELS 1
+#define PTC_DOT4_OFFSET 0
+typedef struct {
+  __m256i a, b;
+} i32x16;
+
+PTC_INLINE i32x16 ptc_ipair(__m256i a, __m256i b) {
+  i32x16 r = {a, b};
+  return r;
+}
+PTC_INLINE i32x16 i32x16_set1(int32_t x) {
+  return ptc_ipair(_mm256_set1_epi32(x), _mm256_set1_epi32(x));
+}
+PTC_INLINE f32x16 f32x16_from_i32(i32x16 v) {
+  return ptc_pair(_mm256_cvtepi32_ps(v.a), _mm256_cvtepi32_ps(v.b));
+}
+PTC_INLINE void f32x16_store_i8(int8_t *p, f32x16 v) {
+  __m256i w = _mm256_packs_epi32(_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b));
+  w = _mm256_permute4x64_epi64(w, 0xD8);
+  _mm_storeu_si128((__m128i *)p,
+                   _mm_packs_epi16(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
+}
+PTC_INLINE i32x16 i32x16_load_dot4(const int8_t *p) {
+  return ptc_ipair(_mm256_loadu_si256((const __m256i *)p),
+                   _mm256_loadu_si256((const __m256i *)(p + 32)));
+}
+PTC_INLINE __m256i ptc_dot4_8(__m256i sum, __m256i unsigned_w, __m256i x) {
+  __m256i pairs = _mm256_maddubs_epi16(unsigned_w, x);
+  return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+PTC_INLINE i32x16 i32x16_dot4_nibbles(i32x16 sum, i32x16 w, i32x16 x) {
+  return ptc_ipair(ptc_dot4_8(sum.a, w.a, x.a), ptc_dot4_8(sum.b, w.b, x.b));
+}
+/* vpmaddubsw saturates; |w| <= 127 times x with w's sign does not: 2 * 127 * 127 < 2^15. */
+PTC_INLINE i32x16 i32x16_dot4(i32x16 sum, i32x16 w, i32x16 x) {
+  return ptc_ipair(ptc_dot4_8(sum.a, _mm256_abs_epi8(w.a), _mm256_sign_epi8(x.a, w.a)),
+                   ptc_dot4_8(sum.b, _mm256_abs_epi8(w.b), _mm256_sign_epi8(x.b, w.b)));
+}
+PTC_INLINE void i32x16_load_nibbles(const int8_t *p, i32x16 *low, i32x16 *high) {
+  const __m256i mask = _mm256_set1_epi8(0x0F);
+  i32x16 v = i32x16_load_dot4(p);
+  *low = ptc_ipair(_mm256_and_si256(v.a, mask), _mm256_and_si256(v.b, mask));
+  *high = ptc_ipair(_mm256_and_si256(_mm256_srli_epi16(v.a, 4), mask),
+                    _mm256_and_si256(_mm256_srli_epi16(v.b, 4), mask));
+}
+
 #endif /* PTC_SIMD_AVX2_H */

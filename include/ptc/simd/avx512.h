@@ -1,11 +1,17 @@
-/* f32x16 on AVX-512 (F, BW, DQ, VL): one register. */
+/* f32x16 on AVX-512 (F, BW, DQ, VL): one register. With VNNI, dot products of bytes are one
+ * instruction. */
 #ifndef PTC_SIMD_AVX512_H
 #define PTC_SIMD_AVX512_H
 
 #include <immintrin.h>
 
+#if defined(__AVX512VNNI__)
+#define PTC_ISA_NAME "avx512_vnni"
+#define PTC_ISA_SYMBOL ptc_kernels_avx512_vnni
+#else
 #define PTC_ISA_NAME "avx512"
 #define PTC_ISA_SYMBOL ptc_kernels_avx512
+#endif
 /* 32 registers: 12 rows x 2 vectors of accumulators, 2 weights, the rest for broadcasts. */
 #define PTC_GEMM_ROWS 12
 #define PTC_GEMV_PANELS 4
@@ -71,6 +77,49 @@ PTC_INLINE void bf16x32_load_pairs(const uint16_t *p, f32x16 *low, f32x16 *high)
 /* 16 floats in [-1, 1] times 32767, truncated. */
 PTC_INLINE void f32x16_store_pcm16(int16_t *p, f32x16 v) {
   _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_cvttps_epi32(v)));
+}
+
+/* -- integers: see quant.h -------------------------------------------------------------------- */
+#define PTC_Q_ROWS 4
+#define PTC_Q_PANELS 2
+typedef __m512i i32x16;
+
+PTC_INLINE i32x16 i32x16_set1(int32_t x) { return _mm512_set1_epi32(x); }
+PTC_INLINE f32x16 f32x16_from_i32(i32x16 v) { return _mm512_cvtepi32_ps(v); }
+PTC_INLINE void f32x16_store_i8(int8_t *p, f32x16 v) {
+  _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)));
+}
+#if defined(__AVX512VNNI__)
+/* vpdpbusd multiplies unsigned by signed bytes: weights are offset by 128. */
+#define PTC_DOT4_OFFSET (-128)
+PTC_INLINE i32x16 i32x16_load_dot4(const int8_t *p) {
+  return _mm512_xor_si512(_mm512_loadu_si512((const void *)p), _mm512_set1_epi8((char)0x80));
+}
+PTC_INLINE i32x16 i32x16_dot4(i32x16 sum, i32x16 w, i32x16 x) {
+  return _mm512_dpbusd_epi32(sum, w, x);
+}
+PTC_INLINE i32x16 i32x16_dot4_nibbles(i32x16 sum, i32x16 w, i32x16 x) {
+  return _mm512_dpbusd_epi32(sum, w, x);
+}
+#else
+/* vpmaddubsw saturates; |w| <= 127 times x with w's sign does not: 2 * 127 * 127 < 2^15. */
+#define PTC_DOT4_OFFSET 0
+PTC_INLINE i32x16 i32x16_load_dot4(const int8_t *p) { return _mm512_loadu_si512((const void *)p); }
+PTC_INLINE i32x16 i32x16_dot4_nibbles(i32x16 sum, i32x16 w, i32x16 x) {
+  __m512i pairs = _mm512_maddubs_epi16(w, x);
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
+}
+PTC_INLINE i32x16 i32x16_dot4(i32x16 sum, i32x16 w, i32x16 x) {
+  __m512i signed_x =
+      _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
+  return i32x16_dot4_nibbles(sum, _mm512_abs_epi8(w), signed_x);
+}
+#endif
+PTC_INLINE void i32x16_load_nibbles(const int8_t *p, i32x16 *low, i32x16 *high) {
+  const __m512i mask = _mm512_set1_epi8(0x0F);
+  __m512i v = _mm512_loadu_si512((const void *)p);
+  *low = _mm512_and_si512(v, mask);
+  *high = _mm512_and_si512(_mm512_srli_epi16(v, 4), mask);
 }
 
 #endif /* PTC_SIMD_AVX512_H */

@@ -4,8 +4,13 @@
 
 #include <arm_neon.h>
 
+#if defined(__ARM_FEATURE_DOTPROD)
+#define PTC_ISA_NAME "neon_dotprod"
+#define PTC_ISA_SYMBOL ptc_kernels_neon_dotprod
+#else
 #define PTC_ISA_NAME "neon"
 #define PTC_ISA_SYMBOL ptc_kernels_neon
+#endif
 /* 32 registers: 2 rows x 2 vectors = 16 accumulators, 8 for weights. */
 #define PTC_GEMM_ROWS 2
 #define PTC_GEMV_PANELS 1
@@ -89,6 +94,55 @@ PTC_INLINE void bf16x32_load_pairs(const uint16_t *p, f32x16 *low, f32x16 *high)
 }
 PTC_INLINE void f32x16_store_pcm16(int16_t *p, f32x16 x) {
   for (int i = 0; i < 4; i++) vst1_s16(p + 4 * i, vmovn_s32(vcvtq_s32_f32(x.v[i])));
+}
+
+/* -- integers: see quant.h -------------------------------------------------------------------- */
+#define PTC_Q_ROWS 1
+#define PTC_Q_PANELS 1
+#define PTC_DOT4_OFFSET 0
+typedef struct {
+  int32x4_t v[4];
+} i32x16;
+
+#define PTC_EACH4I(expression)                                                                     \
+  do {                                                                                             \
+    i32x16 r;                                                                                      \
+    for (int i = 0; i < 4; i++) r.v[i] = (expression);                                             \
+    return r;                                                                                      \
+  } while (0)
+
+PTC_INLINE i32x16 i32x16_set1(int32_t x) { PTC_EACH4I(vdupq_n_s32(x)); }
+PTC_INLINE f32x16 f32x16_from_i32(i32x16 x) { PTC_EACH4(vcvtq_f32_s32(x.v[i])); }
+PTC_INLINE void f32x16_store_i8(int8_t *p, f32x16 x) {
+  int16x8_t a = vcombine_s16(vmovn_s32(vcvtnq_s32_f32(x.v[0])), vmovn_s32(vcvtnq_s32_f32(x.v[1])));
+  int16x8_t b = vcombine_s16(vmovn_s32(vcvtnq_s32_f32(x.v[2])), vmovn_s32(vcvtnq_s32_f32(x.v[3])));
+  vst1q_s8(p, vcombine_s8(vmovn_s16(a), vmovn_s16(b)));
+}
+PTC_INLINE i32x16 i32x16_load_dot4(const int8_t *p) {
+  PTC_EACH4I(vreinterpretq_s32_s8(vld1q_s8(p + 16 * i)));
+}
+PTC_INLINE int32x4_t ptc_dot4_4(int32x4_t sum, int8x16_t w, int8x16_t x) {
+#if defined(__ARM_FEATURE_DOTPROD)
+  return vdotq_s32(sum, w, x);
+#else
+  int16x8_t low = vmull_s8(vget_low_s8(w), vget_low_s8(x));
+  int16x8_t high = vmull_s8(vget_high_s8(w), vget_high_s8(x));
+  return vaddq_s32(sum, vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)));
+#endif
+}
+PTC_INLINE i32x16 i32x16_dot4(i32x16 sum, i32x16 w, i32x16 x) {
+  PTC_EACH4I(
+      ptc_dot4_4(sum.v[i], vreinterpretq_s8_s32(w.v[i]), vreinterpretq_s8_s32(x.v[i])));
+}
+PTC_INLINE i32x16 i32x16_dot4_nibbles(i32x16 sum, i32x16 w, i32x16 x) {
+  return i32x16_dot4(sum, w, x);
+}
+PTC_INLINE void i32x16_load_nibbles(const int8_t *p, i32x16 *low, i32x16 *high) {
+  for (int i = 0; i < 4; i++) {
+    uint8x16_t v = vld1q_u8((const uint8_t *)p + 16 * i);
+    low->v[i] = vreinterpretq_s32_u8(vandq_u8(v, vdupq_n_u8(0x0F)));
+    high->v[i] = vreinterpretq_s32_u8(vshrq_n_u8(v, 4));
+  }
 }
 
 #endif /* PTC_SIMD_NEON_H */

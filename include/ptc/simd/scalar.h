@@ -84,4 +84,43 @@ PTC_INLINE void f32x16_store_pcm16(int16_t *p, f32x16 x) {
   for (int i = 0; i < 16; i++) p[i] = (int16_t)x.v[i];
 }
 
+/* -- integers: see quant.h -------------------------------------------------------------------- */
+#define PTC_Q_ROWS 1
+#define PTC_Q_PANELS 1
+#define PTC_DOT4_OFFSET 0
+typedef struct {
+  int32_t v[16];
+} i32x16;
+
+PTC_INLINE i32x16 i32x16_set1(int32_t x) {
+  i32x16 r;
+  for (int i = 0; i < 16; i++) r.v[i] = x;
+  return r;
+}
+PTC_INLINE f32x16 f32x16_from_i32(i32x16 x) { PTC_EACH16((float)x.v[i]); }
+PTC_INLINE void f32x16_store_i8(int8_t *p, f32x16 x) {
+  for (int i = 0; i < 16; i++) p[i] = (int8_t)x.v[i];
+}
+PTC_INLINE i32x16 i32x16_load_dot4(const int8_t *p) {
+  i32x16 r;
+  memcpy(r.v, p, 64);
+  return r;
+}
+PTC_INLINE i32x16 i32x16_dot4(i32x16 sum, i32x16 w, i32x16 x) {
+  const int8_t *a = (const int8_t *)w.v, *b = (const int8_t *)x.v;
+  for (int i = 0; i < 16; i++)
+    for (int j = 0; j < 4; j++) sum.v[i] += a[4 * i + j] * b[4 * i + j];
+  return sum;
+}
+PTC_INLINE i32x16 i32x16_dot4_nibbles(i32x16 sum, i32x16 w, i32x16 x) {
+  return i32x16_dot4(sum, w, x);
+}
+PTC_INLINE void i32x16_load_nibbles(const int8_t *p, i32x16 *low, i32x16 *high) {
+  uint8_t *a = (uint8_t *)low->v, *b = (uint8_t *)high->v;
+  for (int i = 0; i < 64; i++) {
+    a[i] = (uint8_t)p[i] & 15;
+    b[i] = (uint8_t)p[i] >> 4;
+  }
+}
+
 #endif /* PTC_SIMD_SCALAR_H */
