@@ -347,9 +347,13 @@ def test_interrupted_in_the_middle(number: int, status: int, tmp_path: Path) -> 
 
 @pytest.mark.skipif(os.name != "posix", reason="terminals of POSIX")
 def test_progress_bar_on_a_terminal(tmp_path: Path) -> None:
+    import fcntl
     import pty
+    import struct
+    import termios
 
     parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     text = "One sentence here. Another sentence there. A third one. And a fourth one. " * 4
     process = subprocess.Popen(
         [sys.executable, "-m", "pocket_tts_cy", text, "o.wav", "--max-tokens", "12", *BRIEF],
