@@ -438,7 +438,7 @@ def _convert(hint: Any, value: Any, name: str, source: str) -> Any:
             return None
         hint = next(option for option in hint.__args__ if option is not types.NoneType)
     origin = typing.get_origin(hint)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise _wrong(name, "a mapping", value, source)
         return _build(hint, value, name + ".", source)

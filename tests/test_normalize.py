@@ -152,7 +152,7 @@ ATOMS = st.one_of(
 
 
 @given(st.lists(ATOMS, max_size=40).map("".join))
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=400, deadline=None)
 @example("3Dr. 5St. $.5 -$.5% 1stst 00s 2\u00bd5")
 @example("1.2.3th $1.2.3 $0.00 $1. $1,2 1,234,5 5 $ 5")
 def test_no_digit_is_left_and_a_second_pass_changes_nothing(text):
@@ -206,8 +206,8 @@ def test_absurd_numbers_are_read_digit_by_digit():
         "Costs $3.50 on Nov. 22, 2026 at 3:45 pm. ",
     ],
 )
-def test_half_a_megabyte_of_anything(unit):
-    text = unit * (500_000 // len(unit))
+def test_long_text_of_anything(unit):
+    text = unit * (200_000 // len(unit))
     started = time.monotonic()
     spoken = normalize_text(text)
     # Quadratic work would take hours; the margin is for busy machines.
