@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -446,7 +446,7 @@ class TTSModel:
         *,
         seed: int | None = None,
         normalize: bool | None = None,
-    ) -> Iterator[AudioArray]:
+    ) -> Generator[AudioArray, None, None]:
         """Speak a text, piece by piece as it is generated.
 
         Parameters

@@ -184,7 +184,7 @@ def test_stop_ends_the_stream(model: TTSModel, voice: ModelState) -> None:
 def test_closing_ends_the_stream(model: TTSModel, voice: ModelState) -> None:
     stream = model.generate_audio_stream(voice, TEXT * 20, seed=1)
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert list(stream) == []
 
 
