@@ -96,19 +96,16 @@ def pieces_of(total: int) -> st.SearchStrategy[list[int]]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("threads", [1, 2])
 @RELAXED
 @given(pieces=pieces_of(FRAMES))
-def test_any_split_of_frames_gives_the_same_samples(
-    name: str, threads: int, pieces: list[int]
-) -> None:
+def test_any_split_of_frames_gives_the_same_samples(name: str, pieces: list[int]) -> None:
     engine = engine_of(name)
     samples = engine.samples_per_frame
     latents = normal(1, FRAMES, LATENT)
-    whole = decode(MimiStream(engine), latents, samples, threads)
+    whole = decode(MimiStream(engine), latents, samples)
     stream = MimiStream(engine)
     parts = [
-        decode(stream, latents[start:end], samples, threads)
+        decode(stream, latents[start:end], samples)
         for start, end in pairwise(np.cumsum([0, *pieces]))
     ]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
@@ -305,13 +302,10 @@ def test_exported_cache_continues_as_the_stream_does(name: str) -> None:
         np.testing.assert_array_equal(layer[:, :, :6], voice[:, :, :6])
     latents, logits = run_steps(stream, 10)
 
-    other = FlowLMStream(engine)
-    other.begin(exported, 39, 10)
-    again, again_logits = run_steps(other, 10)
+    # The same numbers, but keys are summed in other groups: the bar of parity.
+    again, again_logits = run_steps_from(engine, exported, 39, 10)
     np.testing.assert_allclose(again, latents, rtol=0, atol=1e-5 * np.abs(latents).max())
     np.testing.assert_allclose(again_logits, logits, rtol=0, atol=1e-5 * np.abs(logits).max())
-    first, _ = run_steps_from(engine, exported, 39, 1)
-    np.testing.assert_allclose(first, latents[:1], rtol=0, atol=1e-6 * np.abs(latents[0]).max())
     exported[0][...] = 0  # a copy: the stream it came from keeps its own
     assert not (stream.export_cache()[0] == 0).all()
 
