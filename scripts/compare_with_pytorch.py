@@ -45,6 +45,7 @@ from typing import Any
 
 from benchmark_texts import SHORT, TEXTS
 from docopt import docopt
+from worker import Worker
 
 from pocket_tts_cy.atomic_file import replacing_file
 
@@ -88,7 +89,7 @@ class Engine:
     python : str
         Interpreter that runs the worker.
     options : dict
-        Options of ``benchmark_worker.py``.
+        Options of ``engine_worker.py``.
     command : list of str
         Command line tool that writes the short text to a file.
     figures : dict
@@ -108,54 +109,6 @@ class Engine:
             self.figures.setdefault(key, []).append(value)
 
 
-class Worker:
-    """A running ``benchmark_worker.py``.
-
-    Parameters
-    ----------
-    engine : Engine
-        What to run.
-    folder : Path
-        Model folder, the working directory of the process.
-    """
-
-    def __init__(self, engine: Engine, folder: Path) -> None:
-        self.title = engine.title
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed by close)
-        self._process = subprocess.Popen(
-            [engine.python, str(SCRIPTS / "benchmark_worker.py"), json.dumps(engine.options)],
-            cwd=folder,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-        self.started = self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line:
-            self._process.wait()
-            self._errors.seek(0)
-            tail = self._errors.read().decode(errors="replace").strip().splitlines()[-1:]
-            raise SystemExit(f"the worker of {self.title} has died: {' '.join(tail)}")
-        return json.loads(line)
-
-    def speak(self, text: str, seed: int) -> dict[str, Any]:
-        """Let the engine speak and return its figures."""
-        assert self._process.stdin is not None
-        print(json.dumps({"text": text, "seed": seed}), file=self._process.stdin, flush=True)
-        return self._answer()
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
-        self._errors.close()
-
-
 def in_turn(engines: list[Engine], round_number: int) -> list[Engine]:
     """Return the engines, each round starting with another one."""
     first = round_number % len(engines)
@@ -168,7 +121,9 @@ def measure_starts(engines: list[Engine], folder: Path, rounds: int) -> None:
         for engine in in_turn(engines, number):
             if engine.worker is not None:
                 engine.worker.close()
-            engine.worker = Worker(engine, folder)
+            engine.worker = Worker(
+                engine.title, engine.python, "engine_worker.py", engine.options, folder
+            )
             figures = engine.worker.started
             engine.keep("import", figures["import_s"])
             engine.keep("load", figures["load_s"])
@@ -179,13 +134,13 @@ def measure_texts(engines: list[Engine], names: list[str], rounds: int) -> None:
     """Let all engines speak each text, after one unmeasured run of the short one."""
     for engine in engines:
         assert engine.worker is not None
-        engine.worker.speak(SHORT, seed=0)
+        engine.worker.ask(text=SHORT, seed=0, output=None)
     for name in names:
         for number in range(rounds):
             lengths = {}
             for engine in in_turn(engines, number):
                 assert engine.worker is not None
-                figures = engine.worker.speak(TEXTS[name], seed=number)
+                figures = engine.worker.ask(text=TEXTS[name], seed=number, output=None)
                 seconds = figures["samples"] / SAMPLE_RATE
                 lengths[engine.title] = figures["samples"]
                 engine.keep(f"audio {name}", seconds)

@@ -1,15 +1,17 @@
-"""One engine in a process of its own, measured on request; the partner of a benchmark script.
+"""One engine in a process of its own, that speaks on request; the partner of other scripts.
 
 The only argument is a JSON object: ``package`` ("pocket_tts", the PyTorch reference, or
 "pocket_tts_cy"), ``config``, ``voice``, ``precision`` and ``threads`` (the last two for this
 package only). The first line on standard output tells how long import and load took; then each
-JSON line on standard input, ``{"text": ..., "seed": ...}``, is spoken and answered by one JSON
-line of figures. Needs nothing but the engine, so it runs in any virtual environment.
+JSON line on standard input, ``{"text": ..., "seed": ..., "output": WAV or null}``, is spoken and
+answered by one JSON line of figures. Needs nothing but the engine, so it runs in any virtual
+environment.
 """
 
 import json
 import sys
 import time
+import wave
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,8 +78,20 @@ def yield_time(name: str) -> None:
     STARTED = now
 
 
-def measure(speak: Callable[[str, int], Iterator[Any]], text: str, seed: int) -> dict[str, Any]:
-    """Speak a text and return the figures.
+def write_wav(path: str, chunks: list[Any]) -> None:
+    """Write chunks of float samples at 24 kHz to a 16-bit WAV file."""
+    import numpy as np
+
+    samples = np.concatenate([chunk.numpy() for chunk in chunks]).clip(-1, 1)
+    with wave.open(path, "wb") as file:
+        file.setparams((1, 2, 24000, 0, "NONE", ""))
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+
+
+def measure(
+    speak: Callable[[str, int], Iterator[Any]], text: str, seed: int, output: str | None
+) -> dict[str, Any]:
+    """Speak a text, write it to `output` if that is given, and return the figures.
 
     Returns
     -------
@@ -89,12 +103,17 @@ def measure(speak: Callable[[str, int], Iterator[Any]], text: str, seed: int) ->
     is_fresh = forget_peak_memory()
     cpu, begin = time.process_time(), time.perf_counter()
     first, samples = 0.0, 0
+    kept = []
     for chunk in speak(text, seed):
         first = first or time.perf_counter() - begin
         samples += len(chunk)
+        if output is not None:
+            kept.append(chunk)
     wall = time.perf_counter() - begin
     cpu = time.process_time() - cpu
     peak = memory_mb("VmHWM:")
+    if output is not None:
+        write_wav(output, kept)
     if process_peak is not None and peak is not None:
         FIGURES["process_peak_mb"] = max(process_peak, peak, FIGURES.get("process_peak_mb") or 0.0)
     return {
