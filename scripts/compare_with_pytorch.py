@@ -216,14 +216,14 @@ def make_engines(arguments: dict[str, Any], output: Path) -> list[Engine]:
         engines.append(Engine(REFERENCE, python, common | {"package": "pocket_tts"}, command))
     threads = arguments["--threads"]
     for precision in words(arguments["--precision"]):
-        options = common | {"package": "pocket_tts_cy", "precision": precision}
+        options: dict[str, Any] = common | {"package": "pocket_tts_cy", "precision": precision}
+        options["threads"] = int(threads) if threads else None
         command = [
             *(sys.executable, "-m", "pocket_tts_cy", "--quiet", "--precision", precision),
             *("--config", CONFIG, "--voice", VOICE),
             *(["--threads", threads] if threads else []),
             *(SHORT, str(output)),
         ]
-        options["threads"] = int(threads) if threads else None
         engines.append(Engine(precision, sys.executable, options, command))
     return engines
 
