@@ -157,6 +157,8 @@ cdef class MimiStream:
     cdef Conv first_conv        # copies of the model's, with this arena's offsets
     cdef Conv last_conv
     cdef Stage *stages
+    # The stream's own count: the garbage collector may clear `model` before it frees the stream.
+    cdef int64_t n_stages
     cdef float *latents         # [FRAMES_PER_BLOCK, latent_dim]
     cdef float *projected       # [1 + FRAMES_PER_BLOCK, outer_dim], row 0 carried
     cdef float *wide            # [block rows, width]
@@ -181,8 +183,7 @@ cdef class MimiStream:
         self.model = model
         self.arena = arena
         transformer.reserve_scratch(arena, block_rows, scratch)
-        self.cache.capacity = min(
-            transformer.context + (KV_SLACK_BLOCKS + 1) * block_rows, <int64_t>1 << 20)
+        self.cache.capacity = transformer.context + (KV_SLACK_BLOCKS + 1) * block_rows
         kv = arena.reserve(
             "mimi.key/value cache",
             2 * transformer.n_layers * self.cache.capacity * transformer.kv_dim * 4)
@@ -197,6 +198,9 @@ cdef class MimiStream:
             raise MemoryError("no memory for the decoder's stage table")
         for i in range(model.n_stages):
             self.stages[i] = model.stages[i]
+            self.stages[i].residual = NULL
+        self.n_stages = model.n_stages
+        for i in range(model.n_stages):
             conv_reserve(&self.stages[i].upsample, arena, "mimi.seanet", rows)
             rows *= self.stages[i].ratio
             raw_size = max(raw_size, rows * self.stages[i].channels)
@@ -227,7 +231,7 @@ cdef class MimiStream:
     def __dealloc__(self):
         cdef int64_t i
         if self.stages != NULL:
-            for i in range(self.model.n_stages):
+            for i in range(self.n_stages):
                 free(self.stages[i].residual)
         free(self.stages)
 

@@ -70,7 +70,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -416,7 +416,7 @@ def _write(
         _, first = next(audio)
         first_chunk = time.perf_counter()
         samples = len(first)
-        with WavWriter(output, model.sample_rate) as writer:
+        with _naming(output), WavWriter(output, model.sample_rate) as writer:
             writer.write(first)
             _flush_stdout(output)
             if only_first:
@@ -427,6 +427,17 @@ def _write(
                 _flush_stdout(output)
                 samples += len(part)
     return samples, first_chunk
+
+
+@contextmanager
+def _naming(output: str) -> Iterator[None]:
+    """Let an error of writing, such as a full disk, say which file it was."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and output != "-":
+            error.filename = output
+        raise
 
 
 def _with_progress(

@@ -438,7 +438,7 @@ def _convert(hint: Any, value: Any, name: str, source: str) -> Any:
             return None
         hint = next(option for option in hint.__args__ if option is not types.NoneType)
     origin = typing.get_origin(hint)
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise _wrong(name, "a mapping", value, source)
         return _build(hint, value, name + ".", source)
@@ -669,8 +669,9 @@ class _Checker:
         if seanet.dilation_base ** max(seanet.n_residual_layers - 1, 0) > MAX_WIDTH:
             self.fail(name + "dilation_base", "the last residual layer would be dilated too far")
         self.one_of(name + "pad_mode", seanet.pad_mode, PAD_MODES)
-        self.between(name + "compress", seanet.compress, 1, MAX_WIDTH)
-        self.divides(name + "n_filters", seanet.n_filters, name + "compress", seanet.compress)
+        # The narrowest residual block, if there are any, must keep at least one channel.
+        widest = seanet.n_filters if seanet.n_residual_layers else MAX_WIDTH
+        self.between(name + "compress", seanet.compress, 1, widest)
 
     def mimi_transformer(
         self, name: str, transformer: MimiTransformerConfig, seanet: SEANetConfig, seanet_name: str

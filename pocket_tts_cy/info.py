@@ -24,11 +24,10 @@ def describe() -> str:
     """
     import numpy
 
-    from . import _engine
+    from ._engine import isa_active, isa_available, max_threads, openmp_enabled
     from .model import TTSModel
 
-    openmp = _engine.openmp_enabled()
-    openmp_text = f"on, up to {_engine.max_threads()} threads" if openmp else "off: one thread only"
+    openmp = f"on, up to {max_threads()} threads" if openmp_enabled() else "off: one thread only"
     variable = os.environ.get(THREADS_VARIABLE)
     setting = "" if variable is None else f" ({THREADS_VARIABLE}={variable})"
     model = TTSModel.load_model(language="embedded")
@@ -39,9 +38,9 @@ def describe() -> str:
         ("Platform", f"{platform.system()} {platform.machine()}"),
         ("NumPy", numpy.__version__),
         ("BLAS", _scipy_blas()),
-        ("Instruction sets", ", ".join(_engine.isa_available())),
-        ("In use", _engine.isa_active()),
-        ("OpenMP", openmp_text),
+        ("Instruction sets", ", ".join(isa_available())),
+        ("In use", isa_active()),
+        ("OpenMP", openmp),
         ("Threads", f"{team_size()} of {usable_cpus()} usable processors{setting}"),
         ("Embedded model", f"{model.precision}, memory plan:"),
     ]

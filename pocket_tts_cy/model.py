@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +120,8 @@ class TTSModel:
         # Kept apart because old voice files need it; everything else is in the engine.
         bos = weights.tensors.get("flow_lm.bos_before_voice")
         self._bos_before_voice = None if bos is None else bos.as_float32().reshape(1, -1)
-        self._flow_lms: StreamPool[Any] = StreamPool(lambda: FlowLMStream(self._engine))
-        self._mimis: StreamPool[Any] = StreamPool(lambda: MimiStream(self._engine))
+        self._flow_lms: StreamPool[Any] = StreamPool(partial(FlowLMStream, self._engine))
+        self._mimis: StreamPool[Any] = StreamPool(partial(MimiStream, self._engine))
 
     def __repr__(self) -> str:
         name = self._language or str(self.origin)
@@ -445,7 +446,7 @@ class TTSModel:
         *,
         seed: int | None = None,
         normalize: bool | None = None,
-    ) -> Iterator[AudioArray]:
+    ) -> Generator[AudioArray, None, None]:
         """Speak a text, piece by piece as it is generated.
 
         Parameters

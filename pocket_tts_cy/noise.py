@@ -108,10 +108,8 @@ class NoiseSource:
         if rejected is None:
             self._rejected = [None] * len(rows)
         else:
-            some = rejected.any(axis=1)
-            self._rejected = [
-                row if any_ else None for row, any_ in zip(rejected, some, strict=True)
-            ]
+            some = rejected.any(axis=1).tolist()
+            self._rejected = [rejected[i] if some[i] else None for i in range(len(some))]
         self._next = 0
         self._block_size = min(self._block_size * 2, LARGEST_BLOCK)
 
@@ -160,11 +158,12 @@ class NoiseSource:
 
 def _mersenne_twister(seed: int | None) -> np.random.MT19937:
     """A generator of 32-bit words seeded as ``torch.manual_seed`` seeds."""
-    generator = np.random.MT19937()
     if seed is None:
-        return generator
+        return np.random.MT19937()
     seed = operator.index(seed)
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must be between -2**63 and 2**64 - 1, found {seed}")
-    generator.state = np.random.RandomState(seed & 0xFFFFFFFF).get_state(legacy=False)
-    return generator
+    # Only RandomState offers the original seeding of the generator.
+    seeded = np.random.MT19937()
+    np.random.RandomState(seeded).seed(seed & 0xFFFFFFFF)
+    return seeded

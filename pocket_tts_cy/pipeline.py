@@ -18,7 +18,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -187,7 +187,7 @@ class FrameQueue(Generic[T]):
                 self._changed.wait(_POLL)
             if self._cancelled():
                 return []
-            taken = []
+            taken: list[T] = []
             while self._items and len(taken) < limit:
                 item, frames = self._items.popleft()
                 self._waiting -= frames
@@ -280,7 +280,7 @@ class Generation:
         self._decoding_chunk = -1
         self._frames_decoded = 0
 
-    def audio(self) -> Iterator[tuple[int, np.ndarray]]:
+    def audio(self) -> Generator[tuple[int, np.ndarray], None, None]:
         """Generate; to be called once.
 
         Closing the iterator, or dropping it, ends the generation and waits for its threads.

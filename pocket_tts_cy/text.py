@@ -87,7 +87,7 @@ def prepare_text_prompt(
     """
     text = text.strip()
     if replace_characters:
-        replaced = text.translate(str.maketrans(dict(replace_characters)))
+        replaced = text.translate({ord(key): value for key, value in replace_characters.items()})
         # A deleted quote can leave "Hi?, she said": the stronger mark stays alone.
         text = _MARK_THEN_WEAK_MARK.sub(r"\1", " ".join(replaced.split()))
     if not text:

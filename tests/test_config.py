@@ -193,7 +193,7 @@ def test_frozen():
         ("mimi.seanet.ratios", ["6"], None),
         ("mimi.decoder_seanet.ratios", [6, 5, 2], "differs from that of"),
         ("mimi.seanet.n_filters", 1 << 15, "exceeds"),
-        ("mimi.seanet.n_filters", 63, "not a multiple of mimi.seanet.compress"),
+        ("mimi.seanet.compress", 65, "between 1 and 64"),
         ("mimi.seanet.compress", 0, "between"),
         ("mimi.seanet.kernel_size", 0, "between"),
         ("mimi.seanet.last_kernel_size", 300, "between"),

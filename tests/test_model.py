@@ -6,6 +6,7 @@ import gc
 import logging
 import math
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -183,7 +184,7 @@ def test_stop_ends_the_stream(model: TTSModel, voice: ModelState) -> None:
 def test_closing_ends_the_stream(model: TTSModel, voice: ModelState) -> None:
     stream = model.generate_audio_stream(voice, TEXT * 20, seed=1)
     next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    stream.close()
     assert list(stream) == []
 
 
@@ -439,3 +440,15 @@ def test_models_do_not_disturb_each_other(
         audio = [job.result() for job in jobs]
     np.testing.assert_array_equal(audio[0], expected)
     np.testing.assert_array_equal(audio[1], other.generate_audio(voice, "Good day.", seed=8))
+
+
+def test_a_model_is_freed_as_soon_as_nobody_has_it(voice: ModelState) -> None:
+    model = TTSModel.load_model("embedded")
+    model.generate_audio(voice, "Hello.", seed=1)
+    watched = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert watched() is None
+    finally:
+        gc.enable()

@@ -1,0 +1,1 @@
+"""Benchmarks of pocket-tts-cy for airspeed velocity."""
