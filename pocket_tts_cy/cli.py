@@ -36,8 +36,9 @@ The speech:
                             model does so always.
 
 The computation:
-  --precision PRECISION     How weights are held: bfloat16 or float32. By default bfloat16 when
-                            the file holds it, which loses nothing.
+  --precision PRECISION     How weights are held: bfloat16, float32, int8 or int4. By default
+                            bfloat16 when the file holds it, which loses nothing. int8 and int4
+                            are faster and smaller, and change the speech a little.
   --threads N               Threads to use. By default all usable processors, or the
                             environment variable POCKET_TTS_CY_THREADS.
   --measure-first-chunk     Stop after the first chunk of audio and print how long it took; the
@@ -53,7 +54,7 @@ For scripts written for pocket-tts (the form that begins with "generate"):
   --text TEXT               What to say; "-" for standard input. A sample text by default.
   --output-path FILE        As <output>. By default ./tts_output.wav.
   --device DEVICE           Only cpu.
-  --quantize                8-bit weights: not available in this version.
+  --quantize                8-bit weights: the same as --precision int8.
   --checkpoint FILE         A training checkpoint: not available in this version.
 
 At the end one line with duration, time and memory goes to standard error, and on a terminal a

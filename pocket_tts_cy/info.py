@@ -24,7 +24,7 @@ def describe() -> str:
     """
     import numpy
 
-    from ._engine import isa_active, isa_available, max_threads, openmp_enabled
+    from .engine import isa_active, isa_available, max_threads, openmp_enabled
     from .model import TTSModel
 
     openmp = f"on, up to {max_threads()} threads" if openmp_enabled() else "off: one thread only"

@@ -28,7 +28,16 @@ COMPILED = [
 ]
 PYTHON = [
     {"errors", "_version"},
-    {"atomic_file", "config", "download", "noise", "normalize", "safetensors_reader", "threads"},
+    {
+        "atomic_file",
+        "config",
+        "download",
+        "engine",
+        "noise",
+        "normalize",
+        "safetensors_reader",
+        "threads",
+    },
     {"audio", "languages", "safetensors_writer", "tokenizer"},
     {"pipeline", "text", "voices", "weights"},
     {"model"},
@@ -195,7 +204,7 @@ def test_python_modules_import_downwards(path: Path) -> None:
 
 def test_the_engine_is_imported_where_it_is_expected() -> None:
     users = {path.stem for path in python_sources() if "_engine" in local_python_imports(path)}
-    assert users == {"model", "info"}
+    assert users == {"engine"}
 
 
 @pytest.mark.parametrize("folder", ["pocket_tts_cy", "tests", "scripts", "benchmarks_asv"])

@@ -274,7 +274,7 @@ def test_nothing_to_say(text: str, tmp_path: Path) -> None:
         (["--language", "embedded", "--voice", "nobody"], "nobody"),
         (["--language", "embedded", "--voice", "bad.safetensors"], "bad.safetensors"),
         (["--language", "embedded", "--precision", "int3"], "int3"),
-        (["--language", "embedded", "--quantize"], "not available"),
+        (["--language", "embedded", "--quantize", "--precision", "float32"], "contradict"),
         (["--language", "embedded", "--checkpoint", "a.pt"], "not available"),
         (["--language", "embedded", "--seed", "99999999999999999999"], "seed"),
         (["--language", "french"], "embedded"),

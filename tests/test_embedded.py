@@ -13,6 +13,7 @@ import pytest
 import pocket_tts_cy
 from pocket_tts_cy import TTSModel
 from pocket_tts_cy.errors import TextError, VoiceError
+from pocket_tts_cy.model import PRECISIONS
 
 VOICE_FOLDER = Path(pocket_tts_cy.__file__).parent / "voice"
 
@@ -64,7 +65,7 @@ def test_what_the_model_says_about_itself(model: TTSModel) -> None:
     assert 9e6 < sum(weights.values()) < 100e6
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_speaks(precision: str) -> None:
     model = TTSModel.load_model(language="embedded", precision=precision)
     assert model.precision == precision

@@ -66,7 +66,7 @@ def _no_thread_is_left() -> Iterator[None]:
         ({"config": "x.txt"}, ValueError, "YAML"),
         ({"config": "nowhere.yaml"}, FileNotFoundError, "nowhere.yaml"),
         ({"language": "embedded", "precision": "int3"}, ValueError, "float32, bfloat16.*int3"),
-        ({"language": "embedded", "quantize": True}, ValueError, "not available"),
+        ({"language": "embedded", "quantize": True, "precision": "float32"}, ValueError, "contra"),
         ({"language": "embedded", "checkpoint": "x.pt"}, ValueError, "not available"),
         ({"language": "embedded", "temp": -1}, ValueError, "temp"),
         ({"language": "embedded", "temp": math.nan}, ValueError, "temp"),
