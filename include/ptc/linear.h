@@ -46,21 +46,54 @@ PTC_INLINE const void *ptc_panel(const ptc_linear_args *a, int64_t panel, int bf
               : (const void *)((const float *)a->weights + offset);
 }
 
-/* Adds bias, activation, scale and residual to 16 sums of row m and stores the n that exist. */
-PTC_INLINE void ptc_epilogue(const ptc_linear_args *a, int64_t m, int64_t column, f32x16 sum) {
-  int64_t n = a->n_out - column;
-  if (n <= 0) return;
-  if (n > 16) n = 16;
+/* What follows the product, for one vector of 16 outputs of row m: n of them exist. */
+PTC_INLINE void ptc_epilogue_vector(const ptc_linear_args *a, int64_t m, int64_t column, int64_t n,
+                                    f32x16 sum, const int activation, const int final_activation) {
   if (a->bias) sum = f32x16_add(sum, f32x16_load_n(a->bias + column, n));
-  sum = f32x16_activate(sum, a->activation);
+  sum = f32x16_activate(sum, activation);
   if (a->scale) sum = f32x16_mul(sum, f32x16_load_n(a->scale + column, n));
-  if (a->residual) sum = f32x16_add(sum, f32x16_load_n(a->residual + m * a->ld_residual + column, n));
-  sum = f32x16_activate(sum, a->final_activation);
-  float *out = a->out + m * a->ld_out + column;
-  if (n == 16)
-    f32x16_store(out, sum);
-  else
-    f32x16_store_n(out, sum, n);
+  if (a->residual)
+    sum = f32x16_add(sum, f32x16_load_n(a->residual + m * a->ld_residual + column, n));
+  f32x16_store_n(a->out + m * a->ld_out + column, f32x16_activate(sum, final_activation), n);
+}
+
+PTC_INLINE void ptc_epilogue_rows(const ptc_linear_args *a, const float *tile, int64_t m,
+                                  int64_t rows, int64_t column, const int activation,
+                                  const int final_activation) {
+  for (int64_t r = 0; r < rows; r++) {
+    for (int64_t v = 0; v < PTC_PANEL; v += 16) {
+      int64_t n = a->n_out - column - v;
+      if (n > 0)
+        ptc_epilogue_vector(a, m + r, column + v, n < 16 ? n : 16,
+                            f32x16_load(tile + r * PTC_PANEL + v), activation, final_activation);
+    }
+  }
+}
+
+/* Bias, activation, scale and residual for a tile of sums [rows, 32] at row m and output `column`.
+ * One function for all tiles: inlined into each of them it made the compiler work for minutes. */
+PTC_NOINLINE void ptc_epilogue(const ptc_linear_args *a, const float *tile, int64_t m, int64_t rows,
+                               int64_t column) {
+  if (a->final_activation != PTC_IDENTITY) {
+    if (a->activation == PTC_IDENTITY && a->final_activation == PTC_ELU)
+      ptc_epilogue_rows(a, tile, m, rows, column, PTC_IDENTITY, PTC_ELU);
+    else
+      ptc_epilogue_rows(a, tile, m, rows, column, a->activation, a->final_activation);
+    return;
+  }
+  switch (a->activation) {
+    case PTC_GELU_TANH:
+      ptc_epilogue_rows(a, tile, m, rows, column, PTC_GELU_TANH, PTC_IDENTITY);
+      break;
+    case PTC_SILU:
+      ptc_epilogue_rows(a, tile, m, rows, column, PTC_SILU, PTC_IDENTITY);
+      break;
+    case PTC_ELU:
+      ptc_epilogue_rows(a, tile, m, rows, column, PTC_ELU, PTC_IDENTITY);
+      break;
+    default:
+      ptc_epilogue_rows(a, tile, m, rows, column, PTC_IDENTITY, PTC_IDENTITY);
+  }
 }
 
 /* `rows` rows from m by one panel of 32 (or, when vectors = 1, 16) outputs. rows, vectors and bf16
@@ -92,11 +125,13 @@ PTC_INLINE void ptc_gemm_tile(const ptc_linear_args *a, int64_t m, int64_t panel
       if (vectors == 2) total[r][1] = f32x16_add(total[r][1], sum[r][1]);
     }
   }
+  PTC_ALIGN(64) float tile[PTC_GEMM_ROWS * PTC_PANEL];
   PTC_UNROLL
   for (int r = 0; r < rows; r++) {
-    ptc_epilogue(a, m + r, panel_index * PTC_PANEL, total[r][0]);
-    if (vectors == 2) ptc_epilogue(a, m + r, panel_index * PTC_PANEL + 16, total[r][1]);
+    f32x16_store(tile + r * PTC_PANEL, total[r][0]);
+    if (vectors == 2) f32x16_store(tile + r * PTC_PANEL + 16, total[r][1]);
   }
+  ptc_epilogue(a, tile, m, rows, panel_index * PTC_PANEL);
 }
 
 /* One row by several panels: the only way to keep enough sums in flight to hide the latency of FMA
@@ -131,10 +166,12 @@ PTC_INLINE void ptc_gemv_tile(const ptc_linear_args *a, int64_t m, int64_t panel
       total[p][1] = f32x16_add(total[p][1], sum[p][1]);
     }
   }
+  PTC_ALIGN(64) float tile[PTC_PANEL];
   PTC_UNROLL
   for (int p = 0; p < panels; p++) {
-    ptc_epilogue(a, m, (panel_index + p) * PTC_PANEL, total[p][0]);
-    ptc_epilogue(a, m, (panel_index + p) * PTC_PANEL + 16, total[p][1]);
+    f32x16_store(tile, total[p][0]);
+    f32x16_store(tile + 16, total[p][1]);
+    ptc_epilogue(a, tile, m, 1, (panel_index + p) * PTC_PANEL);
   }
 }
 

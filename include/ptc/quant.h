@@ -156,19 +156,20 @@ PTC_INLINE void ptc_q_tile(const ptc_linear_args *a, int64_t m, int64_t panel_in
       }
     }
   }
+  PTC_ALIGN(64) float tile[PTC_Q_ROWS * PTC_PANEL];
   PTC_UNROLL
   for (int p = 0; p < panels; p++) {
+    const int64_t column = (panel_index + p) * PTC_PANEL;
     PTC_UNROLL
     for (int v = 0; v < 2; v++) {
-      const int64_t column = (panel_index + p) * PTC_PANEL + 16 * v;
       f32x16 scale = f32x16_set1(1.0f);
-      if (bits == 8) scale = f32x16_load((const float *)a->weight_scales + column);
+      if (bits == 8) scale = f32x16_load((const float *)a->weight_scales + column + 16 * v);
       PTC_UNROLL
-      for (int r = 0; r < rows; r++) {
-        f32x16 sum = bits == 8 ? f32x16_mul(total[r][p][v], scale) : total[r][p][v];
-        ptc_epilogue(a, m + r, column, sum);
-      }
+      for (int r = 0; r < rows; r++)
+        f32x16_store(tile + r * PTC_PANEL + 16 * v,
+                     bits == 8 ? f32x16_mul(total[r][p][v], scale) : total[r][p][v]);
     }
+    ptc_epilogue(a, tile, m, rows, column);
   }
 }
 
