@@ -6,6 +6,7 @@ per instruction set; all vector instruction sets have to agree, on any machine.
 
 from __future__ import annotations
 
+import ast
 import platform
 import shlex
 import shutil
@@ -20,14 +21,10 @@ DRIVER = Path(__file__).parent / "c" / "kernel_driver.c"
 SOURCES = ROOT / "pocket_tts_cy" / "kernels"
 # As in setup.py: no contraction, so that all instruction sets round alike.
 FLAGS = ["-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"]
-X86 = {
-    "avx512": ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"],
-    "avx2": ["-mavx2", "-mfma"],
-}
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"]
 KERNELS = {
-    "linear_f32", "linear_bf16", "dot_rows", "layer_norm", "activation", "rope", "attention",
-    "upsample_depthwise", "pcm16",
+    "linear_f32", "linear_bf16", "quantize_rows", "linear_i8", "linear_i4", "dot_rows",
+    "layer_norm", "activation", "rope", "attention", "upsample_depthwise", "pcm16",
 }  # fmt: skip
 
 Results = dict[str, dict[str, tuple[str, float]]]
@@ -76,9 +73,9 @@ def assert_same_bits(one: Results, other: Results) -> None:
     """All vector instruction sets of two runs agree, and so do the two scalar ones."""
     vector = {f"{i} {name}": r for i, run in enumerate((one, other)) for name, r in run.items()}
     scalar = {name: vector.pop(name) for name in ("0 scalar", "1 scalar")}
-    for tables in (vector, scalar):
+    for family in (vector, scalar):
         for kernel in KERNELS:
-            hashes = {name: kernels[kernel][0] for name, kernels in tables.items()}
+            hashes = {name: kernels[kernel][0] for name, kernels in family.items()}
             assert len(set(hashes.values())) == 1, f"{kernel}: {hashes}"
 
 
@@ -91,11 +88,24 @@ def native_compiler() -> list[str]:
     return command[:1]
 
 
+def tables(prefix: str) -> dict[str, list[str]]:
+    """Instruction sets of one architecture with their compiler flags, as setup.py has them."""
+    tree = ast.parse((ROOT / "setup.py").read_text(encoding="utf-8"))
+    (flags,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ISA_FLAGS"
+    )
+    found = {isa: options for isa, options in flags.items() if isa.startswith(prefix)}
+    assert found
+    return found
+
+
 def native_tables() -> dict[str, list[str]]:
     machine = platform.machine().lower()
     if machine in ("x86_64", "amd64"):
-        return X86
-    return {"neon": []} if machine in ("aarch64", "arm64") else {}
+        return tables("avx")
+    return tables("neon") if machine in ("aarch64", "arm64") else {}
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +146,7 @@ def test_kernels_on_arm(tmp_path: Path, native: Results) -> None:
             "needs aarch64-linux-gnu-gcc and qemu-aarch64-static (Debian: gcc-aarch64-linux-gnu, "
             "libc6-dev-arm64-cross, qemu-user-static)"
         )
-    program = build(tmp_path, [compiler], {"neon": []}, ["-O2", "-static"])
+    program = build(tmp_path, [compiler], tables("neon"), ["-O2", "-static"])
     found = results([emulator, str(program)])
-    assert "neon" in found
+    assert {"neon", "neon_dotprod"} <= set(found)
     assert_same_bits(found, native)

@@ -203,6 +203,143 @@ static void check_linear(const ptc_kernels *table, int bf16) {
   end_kernel(table->name, kernel);
 }
 
+/* Rows quantised in blocks of PTC_Q_BLOCK. */
+typedef struct {
+  int8_t *q;      /* [rows, padded] */
+  float *scales;  /* [rows, padded / 64] */
+  int32_t *sums;  /* [rows, padded / 32] */
+  int64_t blocks; /* per row */
+} quantized_rows;
+
+static quantized_rows quantize(const ptc_kernels *table, const float *x, int64_t ld_x, int64_t rows,
+                               int64_t n_in) {
+  quantized_rows r;
+  r.blocks = (n_in + PTC_Q_BLOCK - 1) / PTC_Q_BLOCK;
+  r.q = (int8_t *)new_block((size_t)(rows * r.blocks * PTC_Q_BLOCK), 1);
+  r.scales = new_output(rows * r.blocks);
+  r.sums = (int32_t *)new_block((size_t)(rows * r.blocks * 2) * sizeof(int32_t), 1);
+  table->quantize_rows(r.q, r.scales, r.sums, x, ld_x, rows, n_in);
+  return r;
+}
+
+static void check_quantize_rows(const ptc_kernels *table) {
+  static const int64_t all_in[] = {1, 12, 63, 64, 65, 100, 128, 513};
+  begin_kernel(9);
+  for (int i = 0; i < 3 * COUNT(all_in); i++) {
+    int64_t n_in = all_in[i / 3], rows = 1 + i % 3, ld_x = n_in + i % 2;
+    float *x = new_input((rows - 1) * ld_x + n_in);
+    for (int64_t k = 0; i % 3 == 2 && k < n_in; k++) x[k] = 0.0f;
+    quantized_rows r = quantize(table, x, ld_x, rows, n_in);
+    for (int64_t m = 0; m < rows; m++) {
+      for (int64_t b = 0; b < r.blocks; b++) {
+        double largest = 0.0, sum[2] = {0.0, 0.0};
+        double scale = r.scales[m * r.blocks + b];
+        for (int64_t k = 0; k < PTC_Q_BLOCK; k++) {
+          int64_t at = b * PTC_Q_BLOCK + k;
+          double value = at < n_in ? x[m * ld_x + at] : 0.0;
+          double q = r.q[m * r.blocks * PTC_Q_BLOCK + at];
+          largest = fmax(largest, fabs(value));
+          sum[k / (PTC_Q_BLOCK / 2)] += q;
+          compare(q * scale, value, scale * 0.50001 + 1e-30);
+        }
+        compare(scale, largest / 127.0, UNIT * largest / 127.0);
+        compare(r.sums[(m * r.blocks + b) * 2], sum[0], 1e-9);
+        compare(r.sums[(m * r.blocks + b) * 2 + 1], sum[1], 1e-9);
+      }
+    }
+    add_to_hash(r.q, rows * r.blocks * PTC_Q_BLOCK);
+    add_to_hash(r.scales, rows * r.blocks * 4);
+    end_case(table->name, "quantize_rows");
+  }
+  end_kernel(table->name, "quantize_rows");
+}
+
+/* Where output j stands in the bfloat16 scales of a 4-bit panel: j and j + 16 are neighbours. */
+static int64_t pair_slot(int64_t j) { return j < 16 ? 2 * j : 2 * (j - 16) + 1; }
+
+/* Weight [n, k] as packed: its integer and its scale. */
+static double packed_weight(const void *packed, const void *scales, int bits, int64_t n_in,
+                            int64_t n, int64_t k, double *scale) {
+  int64_t padded = (n_in + PTC_Q_BLOCK - 1) / PTC_Q_BLOCK * PTC_Q_BLOCK;
+  int64_t panel = n / PTC_PANEL, j = n % PTC_PANEL;
+  if (bits == 8) {
+    *scale = ((const float *)scales)[n];
+    return (
+        (const int8_t *)packed)[panel * padded * PTC_PANEL + (k / 4 * PTC_PANEL + j) * 4 + k % 4];
+  }
+  uint8_t byte = ((
+      const uint8_t *)packed)[panel * padded * PTC_PANEL / 2 + (k / 8 * PTC_PANEL + j) * 4 + k % 4];
+  float wide;
+  ptc_widen_bf16(
+      &wide, (const uint16_t *)scales + (panel * (padded / 32) + k / 32) * PTC_PANEL + pair_slot(j),
+      1);
+  *scale = wide;
+  return (k % 8 < 4 ? byte & 15 : byte >> 4) - 8;
+}
+
+static void check_quantized_product(const ptc_kernels *table, int bits, int64_t rows, int64_t n_in,
+                                    int64_t n_out) {
+  int64_t panels = (n_out + PTC_PANEL - 1) / PTC_PANEL;
+  int64_t padded = (n_in + PTC_Q_BLOCK - 1) / PTC_Q_BLOCK * PTC_Q_BLOCK;
+  float *x = new_input(rows * n_in), *w = new_input(n_out * n_in);
+  float *out = new_output(rows * n_out), *bias = new_input(n_out);
+  char *packed = new_block((size_t)(panels * padded * PTC_PANEL * bits / 8), 1);
+  int64_t panel_scales = bits == 8 ? PTC_PANEL * 4 : padded / 32 * PTC_PANEL * 2; /* in bytes */
+  char *scales = new_block((size_t)(panels * panel_scales), 1);
+  if (n_in % 2) { /* largest integers of either sign, where a saturating sum would show */
+    for (int64_t i = 0; i < rows * n_in; i++) x[i] = i / n_in % 2 ? -1.0f : 1.0f;
+    for (int64_t i = 0; i < n_out * n_in; i++) w[i] = i / n_in % 2 ? -1.0f : 1.0f;
+  }
+  for (int64_t p = 0; p < panels; p++) {
+    if (bits == 8)
+      ptc_pack_panel_i8((int8_t *)packed + p * padded * PTC_PANEL,
+                        (float *)(scales + p * panel_scales), w, n_out, n_in, p);
+    else
+      ptc_pack_panel_i4((uint8_t *)packed + p * padded * PTC_PANEL / 2,
+                        (uint16_t *)(scales + p * panel_scales), w, n_out, n_in, p);
+  }
+  quantized_rows r = quantize(table, x, n_in, rows, n_in);
+  ptc_linear_args a = {.x_q = r.q, .x_scales = r.scales, .x_sums = r.sums, .n_in = n_in};
+  a.weights = packed;
+  a.weight_scales = scales;
+  a.n_out = n_out;
+  a.out = out;
+  a.ld_out = n_out;
+  a.bias = bias;
+  (bits == 8 ? table->linear_i8 : table->linear_i4)(&a, 0, rows, 0, panels);
+  for (int64_t n = 0; n < n_out; n++) {
+    for (int64_t m = 0; m < rows; m++) {
+      double sum = 0.0, size = 0.0;
+      for (int64_t k = 0; k < n_in; k++) {
+        double scale, q = packed_weight(packed, scales, bits, n_in, n, k, &scale);
+        double term = r.q[m * padded + k] * (double)r.scales[m * r.blocks + k / PTC_Q_BLOCK];
+        sum += term * q * scale;
+        size += fabs(term * q * scale);
+        /* Half a step; 4 bits have no code 8, so that the end of the range is a step off. */
+        if (m == 0)
+          compare(q * scale, w[n * n_in + k], fabs(scale) * (bits == 8 ? 0.50001 : 1.05) + 1e-30);
+      }
+      compare(out[m * n_out + n], sum + bias[n],
+              UNIT * ((2.0 * (double)r.blocks + 3.0) * size + 2.0 * fabs(sum + bias[n])));
+    }
+  }
+  add_to_hash(out, rows * n_out * 4);
+}
+
+static void check_linear_quantized(const ptc_kernels *table, int bits) {
+  static const int64_t all_rows[] = {1, 2, 4, 5, 9}, all_in[] = {1, 12, 63, 64, 96, 200, 513};
+  static const int64_t all_out[] = {1, 17, 32, 33, 130};
+  const char *kernel = bits == 8 ? "linear_i8" : "linear_i4";
+  begin_kernel(10);
+  for (int r = 0; r < COUNT(all_rows); r++)
+    for (int i = 0; i < COUNT(all_in); i++)
+      for (int o = 0; o < COUNT(all_out); o++) {
+        check_quantized_product(table, bits, all_rows[r], all_in[i], all_out[o]);
+        end_case(table->name, kernel);
+      }
+  end_kernel(table->name, kernel);
+}
+
 static const int64_t widths[] = {1, 3, 12, 16, 17, 24, 31, 33, 96, 112, 513, 1100};
 
 static void check_dot_rows(const ptc_kernels *table) {
@@ -420,6 +557,9 @@ int main(void) {
     if (!ptc_kernels_supported(table)) continue;
     check_linear(table, 0);
     check_linear(table, 1);
+    check_quantize_rows(table);
+    check_linear_quantized(table, 8);
+    check_linear_quantized(table, 4);
     check_dot_rows(table);
     check_layer_norm(table);
     check_activation(table);
