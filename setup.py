@@ -131,7 +131,8 @@ class BuildExt(build_ext):
         super().run()
 
 
-macros = [("CYTHON_TRACE", "1"), ("CYTHON_USE_SYS_MONITORING", "0")] if COVERAGE else []
+# Functions without the GIL are traced only on request; coverage plugins need the classic tracer.
+macros = [("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")] if COVERAGE else []
 extensions = [
     Extension(
         f"pocket_tts_cy.{name}",
