@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from ._arena cimport Arena
+from ._arena cimport Arena, PackedMatrices
 from ._flow_net cimport FlowNet
 from ._kernels cimport active_kernels
 from ._linear cimport Kind, WeightStore, linear_rows
@@ -36,10 +36,11 @@ cdef class FlowLM:
         F32 or BF16: how matrices outside the backbone are kept.
     backbone : Kind
         How the matrices of the transformer are kept.
+    packed : PackedMatrices
     """
 
-    def __init__(self, config, tensors, Kind kind, Kind backbone):
-        cdef WeightStore store = WeightStore(tensors, kind, "flow_lm.")
+    def __init__(self, config, tensors, Kind kind, Kind backbone, PackedMatrices packed):
+        cdef WeightStore store = WeightStore(tensors, kind, "flow_lm.", packed)
         flow_lm = config.flow_lm
         shape = flow_lm.transformer
         self.store = store
@@ -68,7 +69,7 @@ cdef class FlowLM:
         self.eos_bias = store.values("out_eos.bias").reshape(-1)[0]
 
     def report(self):
-        """(what, bytes) of the packed weights."""
+        """(what, bytes) of the weights that are not matrices."""
         return self.store.report()
 
 

@@ -1,6 +1,6 @@
 from libc.stdint cimport int8_t, int32_t, int64_t
 
-from ._arena cimport Arena, Blocks
+from ._arena cimport Blocks, PackedMatrices
 
 
 # How a matrix is kept; see include/ptc/linear.h and quant.h.
@@ -38,6 +38,7 @@ cdef class WeightStore:
     cdef object tensors
     cdef readonly Kind kind     # of matrices for which nothing else is asked
     cdef Blocks blocks
+    cdef PackedMatrices packed
     cdef readonly str part
 
     cdef const float *vector(self, str name) except NULL

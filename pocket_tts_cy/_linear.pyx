@@ -4,7 +4,7 @@ import numpy as np
 from cython.parallel cimport prange
 from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t
 
-from ._arena cimport Blocks
+from ._arena cimport Blocks, PackedMatrices
 from ._kernels cimport (
     PTC_IDENTITY,
     PTC_PANEL,
@@ -37,16 +37,19 @@ cdef class WeightStore:
         BF16: keep matrices as bfloat16, rounding those that are not. F32: as float32.
     part : str
         Prefix of every name, such as ``"flow_lm."``.
+    packed : PackedMatrices
+        Where packed matrices go, or come from.
     """
 
-    def __init__(self, tensors, Kind kind, str part):
+    def __init__(self, tensors, Kind kind, str part, PackedMatrices packed):
         self.tensors = tensors
         self.kind = kind
         self.part = part
         self.blocks = Blocks()
+        self.packed = packed
 
     def report(self):
-        """(what, bytes) of the packed weights."""
+        """(what, bytes) of the vectors; `packed` reports matrices."""
         return self.blocks.report()
 
     def has(self, str name):
@@ -58,8 +61,13 @@ cdef class WeightStore:
         return self.tensors[self.part + name].as_float32()
 
     def matrix(self, str name):
-        """The tensor in storage precision: float32, or uint16 holding bfloat16 bits."""
+        """The tensor in storage precision: float32, or uint16 holding bfloat16 bits.
+
+        When the packed matrix is there already, only the shape counts: zeros that take no memory.
+        """
         tensor = self.tensors[self.part + name]
+        if self.packed.filled:
+            return np.broadcast_to(np.zeros((), np.uint8), tensor.shape)
         if self.kind == F32:
             return tensor.as_float32()
         if tensor.dtype == "BF16":
@@ -89,15 +97,17 @@ cdef class WeightStore:
         cdef const float[:, ::1] wide
         cdef const void *source
         cdef void *out
-        weights = np.ascontiguousarray(weights)
         linear.n_in = n_in
         linear.n_out = n_out
         linear.kind = self.kind
         linear.scales = NULL
         linear.bias = NULL if bias is None else self.array(bias)
-        out = self.blocks.take(
+        out = self.packed.take(
             self.part + "matrices", panels * panel_size * (2 if self.kind == BF16 else 4))
         linear.weights = out
+        if self.packed.filled:
+            return 0
+        weights = np.ascontiguousarray(weights)
         if self.kind == BF16:
             narrow = weights
             source = &narrow[0, 0]
@@ -114,9 +124,10 @@ cdef class WeightStore:
 
     cdef int quantize(self, Linear *linear, str name, Kind kind) except -1:
         """Pack the tensor `name` [n_out, n_in], without bias, as INT8 or INT4."""
-        cdef const float[:, ::1] view = np.ascontiguousarray(self.values(name))
-        cdef const float *source = &view[0, 0]
-        cdef int64_t n_out = view.shape[0], n_in = view.shape[1]
+        cdef const float[:, ::1] view
+        cdef const float *source
+        cdef int64_t n_out = self.tensors[self.part + name].shape[0]
+        cdef int64_t n_in = self.tensors[self.part + name].shape[1]
         cdef int64_t panels = (n_out + PTC_PANEL - 1) // PTC_PANEL, p
         cdef int64_t padded = (n_in + PTC_Q_BLOCK - 1) // PTC_Q_BLOCK * PTC_Q_BLOCK
         cdef int64_t panel_size = padded * PTC_PANEL
@@ -128,23 +139,29 @@ cdef class WeightStore:
         linear.kind = kind
         linear.bias = NULL
         if kind == INT8:
-            out = self.blocks.take(self.part + "int8 matrices", panels * panel_size)
-            scales = self.blocks.take(self.part + "int8 scales", panels * scales_size * 4)
+            out = self.packed.take(self.part + "int8 matrices", panels * panel_size)
+            scales = self.packed.take(self.part + "int8 scales", panels * scales_size * 4)
+        else:
+            panel_size //= 2
+            scales_size = padded // (PTC_Q_BLOCK // 2) * PTC_PANEL
+            out = self.packed.take(self.part + "4-bit matrices", panels * panel_size)
+            scales = self.packed.take(self.part + "4-bit scales", panels * scales_size * 2)
+        linear.weights = out
+        linear.scales = scales
+        if self.packed.filled:
+            return 0
+        view = np.ascontiguousarray(self.values(name))
+        source = &view[0, 0]
+        if kind == INT8:
             for p in prange(panels, nogil=True, schedule="static"):
                 ptc_pack_panel_i8(
                     <int8_t *>out + p * panel_size, <float *>scales + p * scales_size, source,
                     n_out, n_in, p)
         else:
-            panel_size //= 2
-            scales_size = padded // (PTC_Q_BLOCK // 2) * PTC_PANEL
-            out = self.blocks.take(self.part + "4-bit matrices", panels * panel_size)
-            scales = self.blocks.take(self.part + "4-bit scales", panels * scales_size * 2)
             for p in prange(panels, nogil=True, schedule="static"):
                 ptc_pack_panel_i4(
                     <uint8_t *>out + p * panel_size, <uint16_t *>scales + p * scales_size, source,
                     n_out, n_in, p)
-        linear.weights = out
-        linear.scales = scales
         return 0
 
     cdef int linear(self, Linear *linear, str name, str bias=None) except -1:

@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
 
-from ._arena cimport Arena
+from ._arena cimport Arena, PackedMatrices
 from ._conv cimport (
     Conv,
     activate_rows,
@@ -45,14 +45,15 @@ cdef class MimiDecoder:
     tensors : mapping of str to Tensor
     kind : Kind
         F32 or BF16: how matrices are kept.
+    packed : PackedMatrices
     """
 
     def __cinit__(self):
         self.stages = NULL
         self.n_stages = 0
 
-    def __init__(self, config, tensors, Kind kind):
-        cdef WeightStore store = WeightStore(tensors, kind, "mimi.")
+    def __init__(self, config, tensors, Kind kind, PackedMatrices packed):
+        cdef WeightStore store = WeightStore(tensors, kind, "mimi.", packed)
         cdef Stage *stage
         cdef int64_t index, i, j
         seanet = config.decoder_seanet
@@ -70,9 +71,8 @@ cdef class MimiDecoder:
                 "the engine decodes mono models whose quantizer.output_dimension equals the "
                 f"decoder's dimension; found {self.outer_dim}, {self.width} and {seanet.channels} "
                 "channels")
-        flow_lm = WeightStore(tensors, kind, "flow_lm.")
-        self.emb_mean = store.array(flow_lm.values("emb_mean"))
-        self.emb_std = store.array(flow_lm.values("emb_std"))
+        self.emb_mean = store.array(tensors["flow_lm.emb_mean"].as_float32())
+        self.emb_std = store.array(tensors["flow_lm.emb_std"].as_float32())
         store.pack(&self.quantizer_proj, store.matrix("quantizer.output_proj.weight")[:, :, 0], None)
         self.upsample_weight = store.array(
             store.values("upsample.convtr.convtr.weight")[:, 0, :].T)
@@ -136,7 +136,7 @@ cdef class MimiDecoder:
         free(self.stages)
 
     def report(self):
-        """(what, bytes) of the packed weights."""
+        """(what, bytes) of the weights that are not matrices."""
         return self.store.report()
 
 

@@ -30,9 +30,11 @@ def _set_wait_policy() -> list[str]:
 _added = _set_wait_policy()
 try:
     from ._engine import (
+        PACKED_LAYOUT,
         Engine,
         FlowLMStream,
         MimiStream,
+        checksum,
         isa_active,
         isa_available,
         max_threads,
@@ -43,9 +45,11 @@ finally:
         del os.environ[_name]
 
 __all__ = [
+    "PACKED_LAYOUT",
     "Engine",
     "FlowLMStream",
     "MimiStream",
+    "checksum",
     "isa_active",
     "isa_available",
     "max_threads",

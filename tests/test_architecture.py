@@ -39,7 +39,7 @@ PYTHON = [
         "threads",
     },
     {"audio", "languages", "safetensors_writer", "tokenizer"},
-    {"pipeline", "text", "voices", "weights"},
+    {"packed_cache", "pipeline", "text", "voices", "weights"},
     {"model"},
     {"info"},
     {"cli"},

@@ -97,6 +97,8 @@ void ptc_pack_panel_i8(int8_t *out, float *scales, const float *w, int64_t n_out
                        int64_t panel);
 void ptc_pack_panel_i4(uint8_t *out, uint16_t *scales, const float *w, int64_t n_out, int64_t n_in,
                        int64_t panel);
+/* Checksum of n bytes in eight interleaved sums, as fast as memory is read. */
+uint64_t ptc_checksum(const unsigned char *p, size_t n);
 /* float32 to bfloat16, round to nearest even; NaN stays NaN. */
 void ptc_round_bf16(uint16_t *out, const float *x, int64_t n);
 /* bfloat16 to float32, exact. */

@@ -125,3 +125,24 @@ void ptc_pack_panel_i4(uint8_t *out, uint16_t *scales, const float *w, int64_t n
     }
   }
 }
+
+uint64_t ptc_checksum(const unsigned char *p, size_t n) {
+  /* Each lane's step is a bijection of its state and of the word, so one changed word cannot be
+   * lost; eight lanes hide the latency of the multiplication. */
+  uint64_t lane[8], result = n;
+  size_t i = 0;
+  for (int j = 0; j < 8; j++) lane[j] = 0x9E3779B97F4A7C15u * (uint64_t)(j + 1);
+  for (; i + 64 <= n; i += 64) {
+    for (int j = 0; j < 8; j++) {
+      uint64_t word;
+      memcpy(&word, p + i + 8 * j, 8);
+      lane[j] = ((lane[j] ^ word) * 0xD6E8FEB86659FD93u) + 1;
+    }
+  }
+  for (; i < n; i++) lane[i % 8] = (lane[i % 8] ^ p[i]) * 0xD6E8FEB86659FD93u + 1;
+  for (int j = 0; j < 8; j++) {
+    result = (result ^ lane[j]) * 0xFF51AFD7ED558CCDu;
+    result ^= result >> 32;
+  }
+  return result;
+}
