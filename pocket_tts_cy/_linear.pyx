@@ -2,7 +2,7 @@
 import numpy as np
 
 from cython.parallel cimport prange
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t
 
 from ._arena cimport Blocks, PackedMatrices
 from ._kernels cimport (
@@ -15,6 +15,7 @@ from ._kernels cimport (
     ptc_pack_panel_f32,
     ptc_pack_panel_i4,
     ptc_pack_panel_i8,
+    ptc_pack_panel_i16,
 )
 
 from ._kernels import round_bfloat16, widen_bfloat16
@@ -39,14 +40,17 @@ cdef class WeightStore:
         Prefix of every name, such as ``"flow_lm."``.
     packed : PackedMatrices
         Where packed matrices go, or come from.
+    prefer_int16 : bool
+        Keep matrices as 16-bit integers where their shape allows it.
     """
 
-    def __init__(self, tensors, Kind kind, str part, PackedMatrices packed):
+    def __init__(self, tensors, Kind kind, str part, PackedMatrices packed, bint prefer_int16=False):
         self.tensors = tensors
         self.kind = kind
         self.part = part
         self.blocks = Blocks()
         self.packed = packed
+        self.prefer_int16 = prefer_int16
 
     def report(self):
         """(what, bytes) of the vectors; `packed` reports matrices."""
@@ -88,8 +92,11 @@ cdef class WeightStore:
         """A float32 copy of a tensor, flattened."""
         return self.array(self.values(name))
 
-    cdef int pack(self, Linear *linear, weights, bias) except -1:
-        """Pack a matrix [n_out, n_in] as `matrix` returns it; bias is an array or None."""
+    cdef int pack(self, Linear *linear, weights, bias, int64_t step=0) except -1:
+        """Pack a matrix [n_out, n_in] as `matrix` returns it; bias is an array or None.
+
+        step: floats from one input row to the next, when rows overlap; 0 for n_in.
+        """
         cdef int64_t n_out = weights.shape[0], n_in = weights.shape[1]
         cdef int64_t panels = (n_out + PTC_PANEL - 1) // PTC_PANEL, p
         cdef int64_t panel_size = PTC_PANEL * n_in
@@ -102,6 +109,8 @@ cdef class WeightStore:
         linear.kind = self.kind
         linear.scales = NULL
         linear.bias = NULL if bias is None else self.array(bias)
+        if self.prefer_int16 and n_in % PTC_Q_BLOCK == 0 and step % PTC_Q_BLOCK == 0:
+            return self.pack_int16(linear, weights)
         out = self.packed.take(
             self.part + "matrices", panels * panel_size * (2 if self.kind == BF16 else 4))
         linear.weights = out
@@ -120,6 +129,32 @@ cdef class WeightStore:
             for p in prange(panels, nogil=True, schedule="static"):
                 ptc_pack_panel_f32(
                     <float *>out + p * panel_size, <const float *>source, n_out, n_in, p)
+        return 0
+
+    cdef int pack_int16(self, Linear *linear, weights) except -1:
+        """Pack a matrix [n_out, n_in] as INT16; n_in is a multiple of 64."""
+        cdef int64_t n_out = weights.shape[0], n_in = weights.shape[1]
+        cdef int64_t panels = (n_out + PTC_PANEL - 1) // PTC_PANEL, p
+        cdef const float[:, ::1] view
+        cdef const float *source
+        cdef int16_t *out
+        cdef float *scales
+        out = <int16_t *>self.packed.take(
+            self.part + "int16 matrices", panels * PTC_PANEL * n_in * 2)
+        scales = <float *>self.packed.take(self.part + "int16 scales", panels * PTC_PANEL * 4)
+        linear.kind = INT16
+        linear.weights = out
+        linear.scales = scales
+        if self.packed.filled:
+            return 0
+        if weights.dtype == np.uint16:
+            weights = widen_bfloat16(np.ascontiguousarray(weights).reshape(-1)).reshape(
+                weights.shape)
+        view = np.ascontiguousarray(weights)
+        source = &view[0, 0]
+        for p in prange(panels, nogil=True, schedule="static"):
+            ptc_pack_panel_i16(
+                out + p * PTC_PANEL * n_in, scales + p * PTC_PANEL, source, n_out, n_in, p)
         return 0
 
     cdef int quantize(self, Linear *linear, str name, Kind kind) except -1:
@@ -201,7 +236,7 @@ cdef void linear_rows(
 ) noexcept nogil:
     """out [rows, n_out] = epilogue(x [rows, n_in] W^T); see include/ptc/linear.h.
 
-    x_quantized: where the rows go when the matrix is INT8 or INT4; otherwise unused.
+    x_quantized: where the rows go when the matrix is INT8, INT4 or INT16; otherwise unused.
     """
     cdef ptc_linear_args a
     cdef int64_t panels = (w.n_out + PTC_PANEL - 1) // PTC_PANEL
@@ -233,6 +268,11 @@ cdef void linear_rows(
         a.x_q = x_quantized.q
         a.x_scales = x_quantized.scales
         a.x_sums = x_quantized.sums
+    elif w.kind == INT16:
+        active_kernels().quantize_i16(
+            x_quantized.q16, x_quantized.scales, x, (rows - 1) * ld_x + w.n_in)
+        a.x_q16 = x_quantized.q16
+        a.x_scales = x_quantized.scales
     # Panels are shared out only as far as rows do not already occupy the team.
     groups = 1 if row_blocks >= threads else (threads + row_blocks - 1) // row_blocks
     groups = min(groups, (panels + GEMV_GRAIN - 1) // GEMV_GRAIN)
@@ -260,6 +300,8 @@ cdef void linear_task(
         active_kernels().linear_bf16(a, row_begin, row_end, panel_begin, panel_end)
     elif w.kind == F32:
         active_kernels().linear_f32(a, row_begin, row_end, panel_begin, panel_end)
+    elif w.kind == INT16:
+        active_kernels().linear_i16(a, row_begin, row_end, panel_begin, panel_end)
     elif w.kind == INT8:
         active_kernels().linear_i8(a, row_begin, row_end, panel_begin, panel_end)
     else:

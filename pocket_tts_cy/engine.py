@@ -30,7 +30,6 @@ def _set_wait_policy() -> list[str]:
 _added = _set_wait_policy()
 try:
     from ._engine import (
-        PACKED_LAYOUT,
         Engine,
         FlowLMStream,
         MimiStream,
@@ -39,13 +38,13 @@ try:
         isa_available,
         max_threads,
         openmp_enabled,
+        packed_layout,
     )
 finally:
     for _name in _added:
         del os.environ[_name]
 
 __all__ = [
-    "PACKED_LAYOUT",
     "Engine",
     "FlowLMStream",
     "MimiStream",
@@ -54,4 +53,5 @@ __all__ = [
     "isa_available",
     "max_threads",
     "openmp_enabled",
+    "packed_layout",
 ]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic_file import replacing_file
-from .engine import PACKED_LAYOUT, checksum
+from .engine import checksum, packed_layout
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def cache_name(files: Sequence[Path], precision: str) -> str:
     str
         64 hexadecimal digits.
     """
-    digest = hashlib.blake2b(f"{PACKED_LAYOUT} {precision}".encode(), digest_size=32)
+    digest = hashlib.blake2b(packed_layout(precision).encode(), digest_size=32)
     for path in files:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())

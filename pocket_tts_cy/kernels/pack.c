@@ -63,6 +63,23 @@ void ptc_pack_panel_i8(int8_t *out, float *scales, const float *w, int64_t n_out
   }
 }
 
+void ptc_pack_panel_i16(int16_t *out, float *scales, const float *w, int64_t n_out, int64_t n_in,
+                        int64_t panel) {
+  const float limit = 5790.0f; /* quant16.h */
+  memset(out, 0, (size_t)(n_in * PTC_PANEL) * sizeof *out);
+  for (int64_t j = 0; j < PTC_PANEL; j++) {
+    int64_t row = panel * PTC_PANEL + j;
+    float largest = 0.0f;
+    scales[j] = 0.0f;
+    if (row >= n_out) continue;
+    for (int64_t k = 0; k < n_in; k++) largest = fmaxf(largest, fabsf(w[row * n_in + k]));
+    scales[j] = largest / limit;
+    float inverse = largest > 0.0f ? limit / largest : 0.0f;
+    for (int64_t k = 0; k < n_in; k++)
+      out[(k / 2 * PTC_PANEL + j) * 2 + k % 2] = (int16_t)lrintf(w[row * n_in + k] * inverse);
+  }
+}
+
 /* Squared error of a block when quantised with `scale`; q [32] receives the codes 0..15. */
 static float quantize_block_i4(uint8_t *q, const float *w, int64_t n, float scale) {
   float inverse = scale != 0.0f ? 1.0f / scale : 0.0f, error = 0.0f;
