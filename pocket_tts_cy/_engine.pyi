@@ -18,7 +18,7 @@ __all__ = [
     "openmp_enabled",
 ]
 
-PRECISIONS: tuple[str, ...]
+PRECISIONS: dict[str, int]
 
 class Engine:
     mimi_frames_max: int

@@ -9,7 +9,9 @@ from .config import Config
 from .safetensors_reader import Tensor
 
 class FlowLM:
-    def __init__(self, config: Config, tensors: Mapping[str, Tensor], bf16: bool) -> None: ...
+    def __init__(
+        self, config: Config, tensors: Mapping[str, Tensor], kind: int, backbone: int
+    ) -> None: ...
     @property
     def latent_dim(self) -> int: ...
     @property

@@ -7,10 +7,10 @@ import math
 from typing import Any
 
 import numpy as np
-from pocket_tts_cy._engine import Engine
 from tiny_config import EMBEDDED, tiny_mapping
 
 from pocket_tts_cy.config import Config, load_config, parse_config
+from pocket_tts_cy.engine import Engine
 from pocket_tts_cy.safetensors_reader import Tensor
 from pocket_tts_cy.weights import expected_shapes, load_weights
 

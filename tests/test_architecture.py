@@ -202,7 +202,8 @@ def test_python_modules_import_downwards(path: Path) -> None:
     assert not upward, f"{path.name} imports {upward}, which is not below it"
 
 
-def test_the_engine_is_imported_where_it_is_expected() -> None:
+def test_one_module_loads_the_engine() -> None:
+    """It sets how OpenMP waits, which has to happen before."""
     users = {path.stem for path in python_sources() if "_engine" in local_python_imports(path)}
     assert users == {"engine"}
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pocket_tts_cy._engine import Engine, FlowLMStream, MimiStream
 from random_engine import (
     LATENT,
     config_of,
@@ -24,9 +23,11 @@ from random_engine import (
 )
 
 from pocket_tts_cy.config import parse_config
+from pocket_tts_cy.engine import Engine, FlowLMStream, MimiStream
 from pocket_tts_cy.errors import EngineBusyError
 
 MODELS = ["small", "replicating", "embedded"]
+PRECISIONS = ["float32", "bfloat16", "int8", "int4"]
 KINDS = ["lsd", "flow_matching", "drifting", "pointwise"]
 FRAMES = 21
 # Hypothesis measures no time here: machines and sanitizers differ.
@@ -215,28 +216,33 @@ def test_decode_refuses_wrong_arrays() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_number_of_threads_does_not_change_the_latents(name: str) -> None:
-    engine = engine_of(name)
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_number_of_threads_does_not_change_the_latents(name: str, precision: str) -> None:
+    engine = engine_of(name, precision)
     alone = speak(engine)
     for threads in (2, 3, 5):
         assert_same_run(speak(engine, threads=threads), alone)
 
 
 @pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("precision", PRECISIONS)
 @RELAXED
 @given(pieces=pieces_of(19))
-def test_any_split_of_the_prefill_gives_the_same_state(name: str, pieces: list[int]) -> None:
+def test_any_split_of_the_prefill_gives_the_same_state(
+    name: str, precision: str, pieces: list[int]
+) -> None:
     """Bit for bit, unless a block of queries has a single row.
 
     That row is computed in another order of additions (see ``attention.h``), which shows in the
-    last bits only.
+    last bits only; but where activations are rounded to 8 bits, the last bit may decide a rounding.
     """
-    engine = engine_of(name)
+    engine = engine_of(name, precision)
     whole, split = speak(engine, n_steps=1), speak(engine, n_steps=1, pieces=pieces)
     single_rows = any(piece % 16 == 1 for piece in pieces)
+    tolerance = 0.05 if precision.startswith("int") else 2e-6
     for one, other in zip([*whole[2], whole[0]], [*split[2], split[0]], strict=True):
         if single_rows:
-            np.testing.assert_allclose(one, other, rtol=0, atol=2e-6 * np.abs(one).max())
+            np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * np.abs(one).max())
         else:
             np.testing.assert_array_equal(one, other)
 
@@ -513,8 +519,8 @@ def test_prefill_and_step_refuse_wrong_arrays() -> None:
     assert np.isfinite(run_steps(stream, 2)[0]).all()
 
 
-@pytest.mark.parametrize("threads", [0, -1])
-def test_a_team_needs_a_thread(threads: int) -> None:
+def test_a_team_needs_a_thread() -> None:
+    threads = 0
     engine = engine_of("small")
     stream, mimi = FlowLMStream(engine), MimiStream(engine)
     stream.begin([], 0, 10)

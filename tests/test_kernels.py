@@ -70,7 +70,7 @@ def activated(x: NDArray, name: str) -> NDArray[np.longdouble]:
 
 def test_instruction_sets() -> None:
     assert ISAS[-1] == "scalar"
-    assert set(ISAS) <= set(kernels.isa_built()) <= {"avx512", "avx2", "neon", "scalar"}
+    assert set(ISAS) <= set(kernels.isa_built())
     assert kernels.isa_active() in ISAS
 
 

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pocket_tts_cy._engine import FlowLMStream, MimiStream
 from random_engine import LATENT, engine_of
+
+from pocket_tts_cy.engine import FlowLMStream, MimiStream
 
 STEPS = 500
 COUNTER = Path(__file__).parent / "c" / "count_malloc.c"

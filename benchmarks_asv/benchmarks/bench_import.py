@@ -1,6 +1,6 @@
 """Start-up: import of the package and loading of models, each in a fresh process."""
 
-from .common import EnglishModel, optional
+from .common import PRECISIONS, EnglishModel, need_precision, optional
 
 IMPORT = "from pocket_tts_cy import TTSModel"
 
@@ -30,11 +30,12 @@ class LoadEmbedded:
 class LoadEnglish(EnglishModel):
     """Loading of a full-size bfloat16 model in a fresh process."""
 
-    params = (["float32", "bfloat16"],)
+    params = (PRECISIONS,)
     param_names = ("precision",)
 
     def timeraw_load(self, folder: str | None, precision: str) -> tuple[str, str]:
         """Configuration, weights and tokenizer."""
+        need_precision(precision)
         optional("", "TTSModel")
         path = f"{folder}/config.yaml"
         return f"TTSModel.load_model(config={path!r}, precision={precision!r})", IMPORT

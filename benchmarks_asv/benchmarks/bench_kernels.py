@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .common import PRECISIONS, SkipNotImplemented, optional
 
-INSTRUCTION_SETS = ["avx512", "avx2", "neon", "scalar"]
+INSTRUCTION_SETS = ["avx512_vnni", "avx512", "avx2", "neon_dotprod", "neon", "scalar"]
 CALLS = 100
 COPIES_BYTES = 64 << 20
 
@@ -37,10 +37,14 @@ def packed_matrices(isa: str, n_out: int, n_in: int, precision: str) -> list[Cal
     """Packed copies of a matrix, together too large for the cache."""
     pack = kernel(isa, "PackedLinear")
     weights = normal(n_out, n_in)
-    if precision == "bfloat16":
+    bits = {"float32": 32, "bfloat16": 16, "int8": 8, "int4": 4}[precision]
+    if bits == 16:
         (round_bfloat16,) = optional("_kernels", "round_bfloat16")
         weights = round_bfloat16(weights.reshape(-1)).reshape(weights.shape)
-    return [pack(isa, weights) for _ in range(math.ceil(COPIES_BYTES / weights.nbytes))]
+    copies = math.ceil(COPIES_BYTES / (n_out * n_in * bits / 8))
+    if bits < 16:
+        return [pack(isa, weights, bits=bits) for _ in range(copies)]
+    return [pack(isa, weights) for _ in range(copies)]
 
 
 class Linear:

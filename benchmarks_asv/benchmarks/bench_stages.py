@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .common import PRECISIONS, THREADS, EnglishModel, engine, need_threads, optional
+from .common import PRECISIONS, THREADS, EnglishModel, engine, from_engine, need_threads
 
 #: Tokens of a long text chunk.
 TOKENS = 50
@@ -20,8 +20,7 @@ class FlowLM(EnglishModel):
         """A stream behind a random voice."""
         need_threads(threads)
         self.engine = engine(folder, precision)
-        (stream,) = optional("_engine", "FlowLMStream")
-        self.stream = stream(self.engine)
+        self.stream = from_engine("FlowLMStream")(self.engine)
         rng = np.random.default_rng(0)
         shape = (2, 1, position, self.engine.n_kv_heads, self.engine.head_dim)
         self.prefix = [
@@ -48,17 +47,19 @@ class FlowLM(EnglishModel):
 
 
 class Mimi(EnglishModel):
-    """The decoder in the middle of an utterance, when its attention window is full."""
+    """The decoder in the middle of an utterance, when its attention window is full.
 
-    params = (PRECISIONS, THREADS, [1, 4, FRAMES])
+    It has no quantised weights.
+    """
+
+    params = (PRECISIONS[:2], THREADS, [1, 4, FRAMES])
     param_names = ("precision", "threads", "frames per call")
 
     def setup(self, folder: str | None, precision: str, threads: int, per_call: int) -> None:
         """A stream that has decoded 32 frames."""
         need_threads(threads)
         self.engine = engine(folder, precision)
-        (stream,) = optional("_engine", "MimiStream")
-        self.stream = stream(self.engine)
+        self.stream = from_engine("MimiStream")(self.engine)
         rng = np.random.default_rng(0)
         self.latents = rng.standard_normal((FRAMES, self.engine.latent_dim), dtype=np.float32)
         self.audio = np.empty(FRAMES * self.engine.samples_per_frame, np.float32)

@@ -8,6 +8,7 @@ asv calls ``setup`` before every timed call; what is expensive is therefore made
 
 import functools
 import importlib
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ SCRIPTS = HERE.parent.parent / "scripts"
 #: Inside asv's own folder, which git ignores.
 MODELS = HERE.parent / "env" / "models"
 
-PRECISIONS = ["float32", "bfloat16"]
+PRECISIONS = ["float32", "bfloat16", "int8", "int4"]
 THREADS = [1, 2]
 
 # The texts are those of the working tree, whatever version is measured.
@@ -50,6 +51,20 @@ def optional(module: str, *names: str) -> list[Any]:
         return [getattr(found, name) for name in names]
     except (ImportError, AttributeError) as error:
         raise SkipNotImplemented(f"not in this version: {error}") from None
+
+
+def need_precision(name: str) -> None:
+    """Skip a benchmark of a precision that this version does not have."""
+    (precisions,) = optional("model", "PRECISIONS")
+    if name not in precisions:
+        raise SkipNotImplemented(f"not in this version: precision {name}")
+
+
+def from_engine(name: str) -> Any:
+    """A class of the compiled engine, through the module that sets its waiting policy if any."""
+    module = "engine" if importlib.util.find_spec("pocket_tts_cy.engine") else "_engine"
+    (found,) = optional(module, name)
+    return found
 
 
 def need_threads(count: int) -> None:
@@ -101,7 +116,8 @@ def engine(folder: str | None, precision: str) -> Any:
         raise SkipNotImplemented("this version cannot make the random model")
     (load_config,) = optional("config", "load_config")
     (load_weights,) = optional("weights", "load_weights")
-    (make_engine,) = optional("_engine", "Engine")
+    need_precision(precision)
+    make_engine = from_engine("Engine")
     path = Path(folder)
     config = load_config(path / "config.yaml")
     return make_engine(config, load_weights(config, path).tensors, precision)
@@ -112,6 +128,7 @@ def speaker(folder: str | None, precision: str, threads: int) -> SimpleNamespace
     """A loaded model of a folder and its random voice, as ``.model`` and ``.voice``."""
     if folder is None:
         raise SkipNotImplemented("this version cannot make the random model")
+    need_precision(precision)
     (tts_model,) = optional("", "TTSModel")
     model = tts_model.load_model(
         config=Path(folder, "config.yaml"), precision=precision, num_threads=threads
