@@ -263,7 +263,9 @@ cdef class MimiStream:
         """(what, bytes) of this stream's memory."""
         return self.arena.report()
 
-    def _enter(self):
+    def _enter(self, int num_threads=1):
+        if num_threads < 1:
+            raise ValueError(f"a team needs at least one thread, not {num_threads}")
         if self.busy:
             raise EngineBusyError(
                 "this stream is in use by another thread; give each thread a stream of its own")
@@ -302,7 +304,7 @@ cdef class MimiStream:
         if audio.shape[0] != n * model.samples_per_frame:
             raise ValueError(
                 f"audio must hold {model.samples_per_frame} samples for each of {n} frames")
-        self._enter()
+        self._enter(num_threads)
         try:
             with nogil:
                 begin = 0
