@@ -27,7 +27,7 @@ MODULES = [
 
 # Contraction is off: the kernels name every fused multiply-add themselves, so that all instruction
 # sets round alike.
-C_FLAGS = ["-std=c11", "-ffp-contract=off", "-fno-math-errno", *(["-O1", "-g"] if DEBUG else ["-O3"])]
+C_FLAGS = ["-std=c11", "-ffp-contract=off", "-fno-math-errno", *(["-O1", "-g"] if DEBUG else ["-O3", "-g0"])]
 ISA_FLAGS = {
     "avx512_vnni": [
         "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni", "-mavx2", "-mfma",
@@ -95,6 +95,7 @@ def openmp_flags():
 isas = instruction_sets()
 openmp_compile, openmp_link = openmp_flags()
 kernel_headers = [str(path) for path in sorted(Path("include").rglob("*.h"))]
+kernel_sources = [str(path) for path in sorted(Path("pocket_tts_cy/kernels").glob("*.c"))]
 built_macros = [(f"PTC_BUILD_{isa.upper()}", "1") for isa in isas if isa != "scalar"]
 
 
@@ -104,7 +105,7 @@ def kernel_library(isa):
         f"ptc_{isa}",
         {
             "sources": [f"pocket_tts_cy/kernels/kernels_{isa}.c"],
-            "depends": [*kernel_headers, "pocket_tts_cy/kernels/kernels.inc.c"],
+            "obj_deps": {"": [*kernel_headers, "pocket_tts_cy/kernels/kernels.inc.c"]},
             "include_dirs": ["include"],
             "cflags": [*C_FLAGS, "-fPIC", *ISA_FLAGS[isa]],
         },
@@ -115,7 +116,7 @@ baseline_library = (
     "ptc_baseline",
     {
         "sources": ["pocket_tts_cy/kernels/cpu.c", "pocket_tts_cy/kernels/pack.c"],
-        "depends": kernel_headers,
+        "obj_deps": {"": kernel_headers},
         "include_dirs": ["include"],
         "macros": built_macros,
         "cflags": [*C_FLAGS, "-fPIC"],
@@ -138,7 +139,7 @@ extensions = [
         f"pocket_tts_cy.{name}",
         [f"pocket_tts_cy/{name}.pyx"],
         include_dirs=["include"],
-        depends=kernel_headers,
+        depends=[*kernel_headers, *kernel_sources],
         define_macros=macros,
         extra_compile_args=[*C_FLAGS, *openmp_compile],
         extra_link_args=openmp_link,
@@ -148,10 +149,6 @@ extensions = [
     )
     for name in MODULES
 ]
-for extension in extensions:
-    if extension.name != "pocket_tts_cy._kernels":
-        extension.libraries = []
-
 setup(
     libraries=[baseline_library, *(kernel_library(isa) for isa in isas)],
     ext_modules=cythonize(

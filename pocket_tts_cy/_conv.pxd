@@ -1,7 +1,7 @@
 from libc.stdint cimport int64_t
 
 from ._arena cimport Arena
-from ._linear cimport Epilogue, Linear, WeightStore
+from ._linear cimport Epilogue, Linear, Quantized, WeightStore
 
 
 # A causal convolution over rows [time, channel]: a product over overlapping rows of a buffer laid
@@ -25,8 +25,8 @@ cdef int conv_reserve(Conv *conv, Arena arena, str what, int64_t rows) except -1
 cdef float *conv_input(const Conv *conv, Arena arena) noexcept nogil
 cdef void conv_reset(const Conv *conv, Arena arena) noexcept nogil
 cdef void conv_run(
-    const Conv *conv, Arena arena, float *out, const Epilogue *epilogue, bint first,
-    int threads) noexcept nogil
+    const Conv *conv, Arena arena, float *out, const Epilogue *epilogue,
+    const Quantized *x_quantized, bint first, int threads) noexcept nogil
 cdef void conv_carry(const Conv *conv, Arena arena) noexcept nogil
 cdef void activate_rows(
     float *out, const float *x, int64_t n, int activation, int threads) noexcept nogil

@@ -17,7 +17,7 @@ from libc.string cimport memcpy, memmove, memset
 
 from ._arena cimport Arena
 from ._kernels cimport active_kernels
-from ._linear cimport Epilogue, WeightStore, linear_rows
+from ._linear cimport Epilogue, Quantized, WeightStore, linear_rows
 
 
 cdef int conv_pack(
@@ -32,7 +32,7 @@ cdef int conv_pack(
     conv.replicate = replicate
     store.pack(
         &conv.weights, weight.transpose(0, 2, 1).reshape(weight.shape[0], -1),
-        store.values(name + ".bias"))
+        store.values(name + ".bias"), conv.channels)
     return 0
 
 
@@ -54,7 +54,7 @@ cdef int conv_pack_transposed(Conv *conv, WeightStore store, str name, int64_t s
     taps = weight.reshape(n_in, n_out, 2, stride)[:, :, ::-1, :].transpose(3, 1, 2, 0)
     store.pack(
         &conv.weights, taps.reshape(stride * n_out, 2 * n_in),
-        np.tile(store.values(name + ".bias"), stride))
+        np.tile(store.values(name + ".bias"), stride), n_in)
     return 0
 
 
@@ -79,7 +79,8 @@ cdef void conv_reset(const Conv *conv, Arena arena) noexcept nogil:
 
 
 cdef void conv_run(
-    const Conv *conv, Arena arena, float *out, const Epilogue *epilogue, bint first, int threads,
+    const Conv *conv, Arena arena, float *out, const Epilogue *epilogue,
+    const Quantized *x_quantized, bint first, int threads,
 ) noexcept nogil:
     """out [rows, n_out] from the rows in the buffer; `first`: the first call since the reset."""
     cdef float *buffer = <float *>arena.at(conv.buffer_offset)
@@ -90,7 +91,7 @@ cdef void conv_run(
             memcpy(buffer + t * c, buffer + conv.halo * c, c * sizeof(float))
     if conv.dilation == 1:
         linear_rows(
-            &conv.weights, buffer, c, conv.rows, out, conv.weights.n_out, epilogue, NULL, threads)
+            &conv.weights, buffer, c, conv.rows, out, conv.weights.n_out, epilogue, x_quantized, threads)
         return
     gathered = <float *>arena.at(conv.gather_offset)
     for t in range(conv.rows):
@@ -100,7 +101,7 @@ cdef void conv_run(
                 c * sizeof(float))
     linear_rows(
         &conv.weights, gathered, conv.kernel * c, conv.rows, out, conv.weights.n_out, epilogue,
-        NULL, threads)
+        x_quantized, threads)
 
 
 cdef void conv_carry(const Conv *conv, Arena arena) noexcept nogil:

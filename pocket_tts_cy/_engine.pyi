@@ -1,7 +1,8 @@
 from collections.abc import Mapping
+from typing import Any
 
 from ._flow_lm import FlowLM, FlowLMStream
-from ._kernels import isa_active, isa_available, isa_built
+from ._kernels import checksum, isa_active, isa_available, isa_built
 from ._mimi import MimiDecoder, MimiStream
 from ._openmp import max_threads, openmp_enabled
 from .config import Config
@@ -11,18 +12,29 @@ __all__ = [
     "Engine",
     "FlowLMStream",
     "MimiStream",
+    "checksum",
     "isa_active",
     "isa_available",
     "isa_built",
     "max_threads",
     "openmp_enabled",
+    "packed_layout",
 ]
 
 PRECISIONS: dict[str, int]
 
+def packed_layout(precision: str) -> str: ...
+
 class Engine:
     mimi_frames_max: int
-    def __init__(self, config: Config, tensors: Mapping[str, Tensor], precision: str) -> None: ...
+    def __init__(
+        self,
+        config: Config,
+        tensors: Mapping[str, Tensor],
+        precision: str,
+        packed: Any | None = None,
+    ) -> None: ...
+    def packed_matrices(self) -> list[Any]: ...
     @property
     def flow_lm(self) -> FlowLM: ...
     @property

@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from ._arena cimport Arena
+from ._arena cimport Arena, PackedMatrices
 from ._flow_net cimport FlowNet
 from ._kernels cimport active_kernels
 from ._linear cimport Kind, WeightStore, linear_rows
@@ -24,6 +24,9 @@ cdef enum:
     PREFILL_ROWS = 64
     N_SCRATCH = 7
 
+# More than any machine has, and small enough for 64-bit sizes.
+MAX_CACHE_BYTES = 1 << 46
+
 
 cdef class FlowLM:
     """Packed weights of the language model; read-only, shared by streams.
@@ -36,10 +39,11 @@ cdef class FlowLM:
         F32 or BF16: how matrices outside the backbone are kept.
     backbone : Kind
         How the matrices of the transformer are kept.
+    packed : PackedMatrices
     """
 
-    def __init__(self, config, tensors, Kind kind, Kind backbone):
-        cdef WeightStore store = WeightStore(tensors, kind, "flow_lm.")
+    def __init__(self, config, tensors, Kind kind, Kind backbone, PackedMatrices packed):
+        cdef WeightStore store = WeightStore(tensors, kind, "flow_lm.", packed)
         flow_lm = config.flow_lm
         shape = flow_lm.transformer
         self.store = store
@@ -68,7 +72,7 @@ cdef class FlowLM:
         self.eos_bias = store.values("out_eos.bias").reshape(-1)[0]
 
     def report(self):
-        """(what, bytes) of the packed weights."""
+        """(what, bytes) of the weights that are not matrices."""
         return self.store.report()
 
 
@@ -139,7 +143,9 @@ cdef class FlowLMStream:
         """Rows in the state: prefix and appended."""
         return self.cache.prefix_rows + self.cache.length
 
-    def _enter(self):
+    def _enter(self, int num_threads=1):
+        if num_threads < 1:
+            raise ValueError(f"a team needs at least one thread, not {num_threads}")
         if self.busy:
             raise EngineBusyError(
                 "this stream is in use by another thread; give each thread a stream of its own")
@@ -182,9 +188,12 @@ cdef class FlowLMStream:
                         f"(2, 1, at least {prefix_length}, {transformer.n_kv_heads}, "
                         f"{transformer.head_dim})")
                 rows = array.shape[2]
-                self.cache.prefix[i] = &array[0, 0, 0, 0, 0] if rows else NULL
             if capacity > self.allocated:
                 self._grow(capacity)
+            # Nothing can fail any more: a refused voice must not leave pointers behind.
+            for i in range(len(prefix)):
+                array = prefix[i]
+                self.cache.prefix[i] = &array[0, 0, 0, 0, 0] if rows else NULL
             self.prefix_arrays = list(prefix)
             self.cache.prefix_rows = prefix_length
             self.cache.prefix_capacity = max(rows, 0)
@@ -199,9 +208,10 @@ cdef class FlowLMStream:
         cdef Transformer transformer = self.model.transformer
         free(self.cache.rows)
         self.cache.rows = NULL
-        self.allocated = 0
-        self.cache.rows = <float *>malloc(
-            <size_t>(2 * transformer.n_layers * capacity * transformer.kv_dim) * sizeof(float))
+        self.allocated = self.cache.capacity = self.cache.length = 0
+        row_bytes = 2 * int(transformer.n_layers) * int(transformer.kv_dim) * sizeof(float)
+        if int(capacity) * row_bytes <= MAX_CACHE_BYTES:
+            self.cache.rows = <float *>malloc(<size_t>(capacity * <int64_t>row_bytes))
         if self.cache.rows == NULL:
             raise MemoryError(f"no memory for a key/value cache of {capacity} positions")
         self.allocated = capacity
@@ -227,7 +237,7 @@ cdef class FlowLMStream:
             raise ValueError(
                 f"token ids must lie in 0..{self.model.text_table.shape[0] - 1}, found "
                 f"{ids.min()}..{ids.max()}")
-        self._enter()
+        self._enter(num_threads)
         try:
             self._reserve(ids.size)
             for begin in range(0, ids.size, PREFILL_ROWS):
@@ -257,7 +267,7 @@ cdef class FlowLMStream:
         if view.shape[1] != self.model.d_model:
             raise ValueError(
                 f"embeddings have width {view.shape[1]}, the model {self.model.d_model}")
-        self._enter()
+        self._enter(num_threads)
         try:
             self._reserve(view.shape[0])
             for begin in range(0, view.shape[0], PREFILL_ROWS):
@@ -299,7 +309,7 @@ cdef class FlowLMStream:
             raise ValueError(f"noise and latent must hold {model.latent_dim} values")
         if decode_steps < 1:
             raise ValueError(f"decode_steps must be at least 1, not {decode_steps}")
-        self._enter()
+        self._enter(num_threads)
         try:
             self._reserve(1)
             times = model.flow_net.times(decode_steps)

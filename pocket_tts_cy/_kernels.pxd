@@ -16,6 +16,7 @@ cdef extern from "ptc/kernels.h" nogil:
     ctypedef struct ptc_linear_args:
         const float *x
         int64_t ld_x
+        const int16_t *x_q16
         const int8_t *x_q
         const float *x_scales
         const int32_t *x_sums
@@ -53,6 +54,7 @@ cdef extern from "ptc/kernels.h" nogil:
 
     ctypedef struct ptc_kernels:
         const char *name
+        int prefers_i16
         void (*linear_f32)(
             const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
             int64_t panel_begin, int64_t panel_end) noexcept nogil
@@ -65,6 +67,10 @@ cdef extern from "ptc/kernels.h" nogil:
         void (*linear_i4)(
             const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
             int64_t panel_begin, int64_t panel_end) noexcept nogil
+        void (*linear_i16)(
+            const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
+            int64_t panel_begin, int64_t panel_end) noexcept nogil
+        void (*quantize_i16)(int16_t *q, float *scales, const float *x, int64_t n) noexcept nogil
         void (*quantize_rows)(
             int8_t *q, float *scales, int32_t *sums, const float *x, int64_t ld_x,
             int64_t n_rows, int64_t n_in) noexcept nogil
@@ -92,6 +98,8 @@ cdef extern from "ptc/kernels.h" nogil:
         uint16_t *out, const uint16_t *w, int64_t n_out, int64_t n_in, int64_t panel)
     void ptc_pack_panel_i8(
         int8_t *out, float *scales, const float *w, int64_t n_out, int64_t n_in, int64_t panel)
+    void ptc_pack_panel_i16(
+        int16_t *out, float *scales, const float *w, int64_t n_out, int64_t n_in, int64_t panel)
     void ptc_pack_panel_i4(
         uint8_t *out, uint16_t *scales, const float *w, int64_t n_out, int64_t n_in, int64_t panel)
     void ptc_round_bf16(uint16_t *out, const float *x, int64_t n)

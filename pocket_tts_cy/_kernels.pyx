@@ -7,12 +7,13 @@ import os
 
 import numpy as np
 
-from libc.stdint cimport int16_t, int64_t, uint16_t
+from libc.stdint cimport int16_t, int64_t, uint16_t, uint64_t
 
 
 cdef extern from "ptc/kernels.h" nogil:
     const ptc_kernels *ptc_kernels_built(int index)
     int ptc_kernels_supported(const ptc_kernels *table)
+    uint64_t ptc_checksum(const unsigned char *p, size_t n)
 
 
 cdef const ptc_kernels *_active = NULL
@@ -284,3 +285,20 @@ def widen_bfloat16(const uint16_t[::1] x):
     if x.shape[0]:
         ptc_widen_bf16(&view[0], &x[0], x.shape[0])
     return out
+
+
+def checksum(const unsigned char[::1] data, uint64_t start=0):
+    """64-bit checksum of bytes; any change of a single 8-byte word changes it. Not cryptographic.
+
+    Parameters
+    ----------
+    data : buffer
+    start : int
+        Checksum of what came before.
+    """
+    cdef uint64_t result = 0
+    cdef const unsigned char *p = &data[0] if data.shape[0] else NULL
+    cdef size_t n = data.shape[0]
+    with nogil:
+        result = ptc_checksum(p, n)
+    return (start * 0x9E3779B97F4A7C15 + result) & 0xFFFFFFFFFFFFFFFF

@@ -2,9 +2,9 @@
 import numpy as np
 
 from cython.parallel cimport prange
-from libc.stdint cimport int8_t, int32_t, int64_t, uint8_t, uint16_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t
 
-from ._arena cimport Blocks
+from ._arena cimport Blocks, PackedMatrices
 from ._kernels cimport (
     PTC_IDENTITY,
     PTC_PANEL,
@@ -15,6 +15,7 @@ from ._kernels cimport (
     ptc_pack_panel_f32,
     ptc_pack_panel_i4,
     ptc_pack_panel_i8,
+    ptc_pack_panel_i16,
 )
 
 from ._kernels import round_bfloat16, widen_bfloat16
@@ -37,16 +38,22 @@ cdef class WeightStore:
         BF16: keep matrices as bfloat16, rounding those that are not. F32: as float32.
     part : str
         Prefix of every name, such as ``"flow_lm."``.
+    packed : PackedMatrices
+        Where packed matrices go, or come from.
+    prefer_int16 : bool
+        Keep matrices as 16-bit integers where their shape allows it.
     """
 
-    def __init__(self, tensors, Kind kind, str part):
+    def __init__(self, tensors, Kind kind, str part, PackedMatrices packed, bint prefer_int16=False):
         self.tensors = tensors
         self.kind = kind
         self.part = part
         self.blocks = Blocks()
+        self.packed = packed
+        self.prefer_int16 = prefer_int16
 
     def report(self):
-        """(what, bytes) of the packed weights."""
+        """(what, bytes) of the vectors; `packed` reports matrices."""
         return self.blocks.report()
 
     def has(self, str name):
@@ -58,8 +65,13 @@ cdef class WeightStore:
         return self.tensors[self.part + name].as_float32()
 
     def matrix(self, str name):
-        """The tensor in storage precision: float32, or uint16 holding bfloat16 bits."""
+        """The tensor in storage precision: float32, or uint16 holding bfloat16 bits.
+
+        When the packed matrix is there already, only the shape counts: zeros that take no memory.
+        """
         tensor = self.tensors[self.part + name]
+        if self.packed.filled:
+            return np.broadcast_to(np.zeros((), np.uint8), tensor.shape)
         if self.kind == F32:
             return tensor.as_float32()
         if tensor.dtype == "BF16":
@@ -80,8 +92,11 @@ cdef class WeightStore:
         """A float32 copy of a tensor, flattened."""
         return self.array(self.values(name))
 
-    cdef int pack(self, Linear *linear, weights, bias) except -1:
-        """Pack a matrix [n_out, n_in] as `matrix` returns it; bias is an array or None."""
+    cdef int pack(self, Linear *linear, weights, bias, int64_t step=0) except -1:
+        """Pack a matrix [n_out, n_in] as `matrix` returns it; bias is an array or None.
+
+        step: floats from one input row to the next, when rows overlap; 0 for n_in.
+        """
         cdef int64_t n_out = weights.shape[0], n_in = weights.shape[1]
         cdef int64_t panels = (n_out + PTC_PANEL - 1) // PTC_PANEL, p
         cdef int64_t panel_size = PTC_PANEL * n_in
@@ -89,15 +104,19 @@ cdef class WeightStore:
         cdef const float[:, ::1] wide
         cdef const void *source
         cdef void *out
-        weights = np.ascontiguousarray(weights)
         linear.n_in = n_in
         linear.n_out = n_out
         linear.kind = self.kind
         linear.scales = NULL
         linear.bias = NULL if bias is None else self.array(bias)
-        out = self.blocks.take(
+        if self.prefer_int16 and n_in % PTC_Q_BLOCK == 0 and step % PTC_Q_BLOCK == 0:
+            return self.pack_int16(linear, weights)
+        out = self.packed.take(
             self.part + "matrices", panels * panel_size * (2 if self.kind == BF16 else 4))
         linear.weights = out
+        if self.packed.filled:
+            return 0
+        weights = np.ascontiguousarray(weights)
         if self.kind == BF16:
             narrow = weights
             source = &narrow[0, 0]
@@ -112,11 +131,38 @@ cdef class WeightStore:
                     <float *>out + p * panel_size, <const float *>source, n_out, n_in, p)
         return 0
 
+    cdef int pack_int16(self, Linear *linear, weights) except -1:
+        """Pack a matrix [n_out, n_in] as INT16; n_in is a multiple of 64."""
+        cdef int64_t n_out = weights.shape[0], n_in = weights.shape[1]
+        cdef int64_t panels = (n_out + PTC_PANEL - 1) // PTC_PANEL, p
+        cdef const float[:, ::1] view
+        cdef const float *source
+        cdef int16_t *out
+        cdef float *scales
+        out = <int16_t *>self.packed.take(
+            self.part + "int16 matrices", panels * PTC_PANEL * n_in * 2)
+        scales = <float *>self.packed.take(self.part + "int16 scales", panels * PTC_PANEL * 4)
+        linear.kind = INT16
+        linear.weights = out
+        linear.scales = scales
+        if self.packed.filled:
+            return 0
+        if weights.dtype == np.uint16:
+            weights = widen_bfloat16(np.ascontiguousarray(weights).reshape(-1)).reshape(
+                weights.shape)
+        view = np.ascontiguousarray(weights)
+        source = &view[0, 0]
+        for p in prange(panels, nogil=True, schedule="static"):
+            ptc_pack_panel_i16(
+                out + p * PTC_PANEL * n_in, scales + p * PTC_PANEL, source, n_out, n_in, p)
+        return 0
+
     cdef int quantize(self, Linear *linear, str name, Kind kind) except -1:
         """Pack the tensor `name` [n_out, n_in], without bias, as INT8 or INT4."""
-        cdef const float[:, ::1] view = np.ascontiguousarray(self.values(name))
-        cdef const float *source = &view[0, 0]
-        cdef int64_t n_out = view.shape[0], n_in = view.shape[1]
+        cdef const float[:, ::1] view
+        cdef const float *source
+        cdef int64_t n_out = self.tensors[self.part + name].shape[0]
+        cdef int64_t n_in = self.tensors[self.part + name].shape[1]
         cdef int64_t panels = (n_out + PTC_PANEL - 1) // PTC_PANEL, p
         cdef int64_t padded = (n_in + PTC_Q_BLOCK - 1) // PTC_Q_BLOCK * PTC_Q_BLOCK
         cdef int64_t panel_size = padded * PTC_PANEL
@@ -128,23 +174,29 @@ cdef class WeightStore:
         linear.kind = kind
         linear.bias = NULL
         if kind == INT8:
-            out = self.blocks.take(self.part + "int8 matrices", panels * panel_size)
-            scales = self.blocks.take(self.part + "int8 scales", panels * scales_size * 4)
+            out = self.packed.take(self.part + "int8 matrices", panels * panel_size)
+            scales = self.packed.take(self.part + "int8 scales", panels * scales_size * 4)
+        else:
+            panel_size //= 2
+            scales_size = padded // (PTC_Q_BLOCK // 2) * PTC_PANEL
+            out = self.packed.take(self.part + "4-bit matrices", panels * panel_size)
+            scales = self.packed.take(self.part + "4-bit scales", panels * scales_size * 2)
+        linear.weights = out
+        linear.scales = scales
+        if self.packed.filled:
+            return 0
+        view = np.ascontiguousarray(self.values(name))
+        source = &view[0, 0]
+        if kind == INT8:
             for p in prange(panels, nogil=True, schedule="static"):
                 ptc_pack_panel_i8(
                     <int8_t *>out + p * panel_size, <float *>scales + p * scales_size, source,
                     n_out, n_in, p)
         else:
-            panel_size //= 2
-            scales_size = padded // (PTC_Q_BLOCK // 2) * PTC_PANEL
-            out = self.blocks.take(self.part + "4-bit matrices", panels * panel_size)
-            scales = self.blocks.take(self.part + "4-bit scales", panels * scales_size * 2)
             for p in prange(panels, nogil=True, schedule="static"):
                 ptc_pack_panel_i4(
                     <uint8_t *>out + p * panel_size, <uint16_t *>scales + p * scales_size, source,
                     n_out, n_in, p)
-        linear.weights = out
-        linear.scales = scales
         return 0
 
     cdef int linear(self, Linear *linear, str name, str bias=None) except -1:
@@ -184,7 +236,7 @@ cdef void linear_rows(
 ) noexcept nogil:
     """out [rows, n_out] = epilogue(x [rows, n_in] W^T); see include/ptc/linear.h.
 
-    x_quantized: where the rows go when the matrix is INT8 or INT4; otherwise unused.
+    x_quantized: where the rows go when the matrix is INT8, INT4 or INT16; otherwise unused.
     """
     cdef ptc_linear_args a
     cdef int64_t panels = (w.n_out + PTC_PANEL - 1) // PTC_PANEL
@@ -216,6 +268,11 @@ cdef void linear_rows(
         a.x_q = x_quantized.q
         a.x_scales = x_quantized.scales
         a.x_sums = x_quantized.sums
+    elif w.kind == INT16:
+        active_kernels().quantize_i16(
+            x_quantized.q16, x_quantized.scales, x, (rows - 1) * ld_x + w.n_in)
+        a.x_q16 = x_quantized.q16
+        a.x_scales = x_quantized.scales
     # Panels are shared out only as far as rows do not already occupy the team.
     groups = 1 if row_blocks >= threads else (threads + row_blocks - 1) // row_blocks
     groups = min(groups, (panels + GEMV_GRAIN - 1) // GEMV_GRAIN)
@@ -243,6 +300,8 @@ cdef void linear_task(
         active_kernels().linear_bf16(a, row_begin, row_end, panel_begin, panel_end)
     elif w.kind == F32:
         active_kernels().linear_f32(a, row_begin, row_end, panel_begin, panel_end)
+    elif w.kind == INT16:
+        active_kernels().linear_i16(a, row_begin, row_end, panel_begin, panel_end)
     elif w.kind == INT8:
         active_kernels().linear_i8(a, row_begin, row_end, panel_begin, panel_end)
     else:

@@ -8,11 +8,11 @@ frame's activations stay in the second-level cache. Neither depends on how frame
 """
 import numpy as np
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int16_t, int64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memmove, memset
 
-from ._arena cimport Arena
+from ._arena cimport Arena, PackedMatrices
 from ._conv cimport (
     Conv,
     activate_rows,
@@ -45,14 +45,19 @@ cdef class MimiDecoder:
     tensors : mapping of str to Tensor
     kind : Kind
         F32 or BF16: how matrices are kept.
+    packed : PackedMatrices
+    prefer_int16 : bool
+        Keep matrices as 16-bit integers where their shape allows it.
     """
 
     def __cinit__(self):
         self.stages = NULL
         self.n_stages = 0
 
-    def __init__(self, config, tensors, Kind kind):
-        cdef WeightStore store = WeightStore(tensors, kind, "mimi.")
+    def __init__(
+        self, config, tensors, Kind kind, PackedMatrices packed, bint prefer_int16,
+    ):
+        cdef WeightStore store = WeightStore(tensors, kind, "mimi.", packed, prefer_int16)
         cdef Stage *stage
         cdef int64_t index, i, j
         seanet = config.decoder_seanet
@@ -70,9 +75,8 @@ cdef class MimiDecoder:
                 "the engine decodes mono models whose quantizer.output_dimension equals the "
                 f"decoder's dimension; found {self.outer_dim}, {self.width} and {seanet.channels} "
                 "channels")
-        flow_lm = WeightStore(tensors, kind, "flow_lm.")
-        self.emb_mean = store.array(flow_lm.values("emb_mean"))
-        self.emb_std = store.array(flow_lm.values("emb_std"))
+        self.emb_mean = store.array(tensors["flow_lm.emb_mean"].as_float32())
+        self.emb_std = store.array(tensors["flow_lm.emb_std"].as_float32())
         store.pack(&self.quantizer_proj, store.matrix("quantizer.output_proj.weight")[:, :, 0], None)
         self.upsample_weight = store.array(
             store.values("upsample.convtr.convtr.weight")[:, 0, :].T)
@@ -136,7 +140,7 @@ cdef class MimiDecoder:
         free(self.stages)
 
     def report(self):
-        """(what, bytes) of the packed weights."""
+        """(what, bytes) of the weights that are not matrices."""
         return self.store.report()
 
 
@@ -179,7 +183,7 @@ cdef class MimiStream:
         cdef int64_t block_rows = FRAMES_PER_BLOCK * model.rows_per_frame
         cdef int64_t rows = model.rows_per_frame
         cdef int64_t raw_size = 1, hidden_size = 1, i, j
-        cdef int64_t latents, projected, wide, x, raw, hidden, kv
+        cdef int64_t latents, projected, wide, x, raw, hidden, kv, longest, widest, q16, q16_scales
         self.model = model
         self.arena = arena
         transformer.reserve_scratch(arena, block_rows, scratch)
@@ -213,10 +217,30 @@ cdef class MimiStream:
                 conv_reserve(&self.stages[i].residual[j], arena, "mimi.seanet", rows)
         self.last_conv = model.last_conv
         conv_reserve(&self.last_conv, arena, "mimi.seanet", rows)
+        # The longest run of floats that a product reads: a stage's rows with their halo, or the
+        # transformer's hidden rows.
+        widest = max(transformer.ff_dim, transformer.d_model, transformer.q_dim, model.width)
+        longest = max(block_rows * widest, <int64_t>self.first_conv.channels * (
+            self.first_conv.rows + self.first_conv.halo), hidden_size)
+        for i in range(model.n_stages):
+            longest = max(longest, self.stages[i].upsample.channels * (
+                self.stages[i].upsample.rows + self.stages[i].upsample.halo))
+            for j in range(model.n_residual):
+                longest = max(longest, self.stages[i].residual[j].channels * (
+                    self.stages[i].residual[j].rows + self.stages[i].residual[j].halo))
+                if self.stages[i].residual[j].dilation > 1:
+                    longest = max(longest, self.stages[i].residual[j].channels * (
+                        self.stages[i].residual[j].rows * self.stages[i].residual[j].kernel))
+        int16 = model.store.prefer_int16
+        q16 = arena.reserve("mimi.16-bit activations", longest * 2 if int16 else 0)
+        q16_scales = arena.reserve("mimi.16-bit activations", longest // 16 + 64 if int16 else 0)
         raw = arena.reserve("mimi.seanet", raw_size * 4)
         hidden = arena.reserve("mimi.seanet", hidden_size * 4)
         arena.allocate()
         transformer.bind_scratch(arena, block_rows, scratch, &self.scratch)
+        if int16:
+            self.scratch.quantized.q16 = <int16_t *>arena.at(q16)
+            self.scratch.quantized.scales = <float *>arena.at(q16_scales)
         self.cache.rows = <float *>arena.at(kv)
         self.cache.prefix = NULL
         self.cache.prefix_rows = self.cache.prefix_capacity = 0
@@ -239,7 +263,9 @@ cdef class MimiStream:
         """(what, bytes) of this stream's memory."""
         return self.arena.report()
 
-    def _enter(self):
+    def _enter(self, int num_threads=1):
+        if num_threads < 1:
+            raise ValueError(f"a team needs at least one thread, not {num_threads}")
         if self.busy:
             raise EngineBusyError(
                 "this stream is in use by another thread; give each thread a stream of its own")
@@ -278,7 +304,7 @@ cdef class MimiStream:
         if audio.shape[0] != n * model.samples_per_frame:
             raise ValueError(
                 f"audio must hold {model.samples_per_frame} samples for each of {n} frames")
-        self._enter()
+        self._enter(num_threads)
         try:
             with nogil:
                 begin = 0
@@ -304,7 +330,7 @@ cdef class MimiStream:
             self.latents[i] = latents[i] * model.emb_std[f] + model.emb_mean[f]
         linear_rows(
             &model.quantizer_proj, self.latents, model.latent_dim, n,
-            self.projected + model.outer_dim, model.outer_dim, NULL, NULL, 1)
+            self.projected + model.outer_dim, model.outer_dim, NULL, &self.scratch.quantized, 1)
         active_kernels().upsample_depthwise(
             self.wide, self.projected + model.outer_dim, model.upsample_weight, n, model.outer_dim,
             model.rows_per_frame)
@@ -312,11 +338,11 @@ cdef class MimiStream:
             self.projected, self.projected + n * model.outer_dim, model.outer_dim * sizeof(float))
         if model.has_input_proj:
             x = self.x
-            linear_rows(&model.input_proj, self.wide, model.width, rows, x, d_model, NULL, NULL, threads)
+            linear_rows(&model.input_proj, self.wide, model.width, rows, x, d_model, NULL, &self.scratch.quantized, threads)
         self.make_room(model.transformer, rows)
         model.transformer.run(x, rows, &self.cache, &self.scratch, False, threads)
         if model.has_output_proj:
-            linear_rows(&model.output_proj, x, d_model, rows, self.wide, model.width, NULL, NULL, threads)
+            linear_rows(&model.output_proj, x, d_model, rows, self.wide, model.width, NULL, &self.scratch.quantized, threads)
             x = self.wide
         for f in range(n):
             self.decode_seanet(
@@ -365,28 +391,28 @@ cdef class MimiStream:
             model.rows_per_frame * model.width * sizeof(float))
         after = conv_input(
             &self.stages[0].upsample if model.n_stages else &self.last_conv, self.arena)
-        conv_run(&self.first_conv, self.arena, after, &elu, self.first, threads)
+        conv_run(&self.first_conv, self.arena, after, &elu, &self.scratch.quantized, self.first, threads)
         conv_carry(&self.first_conv, self.arena)
         for i in range(model.n_stages):
             stage = &self.stages[i]
             after = conv_input(
                 &self.stages[i + 1].upsample if i + 1 < model.n_stages else &self.last_conv,
                 self.arena)
-            conv_run(&stage.upsample, self.arena, self.raw, NULL, self.first, threads)
+            conv_run(&stage.upsample, self.arena, self.raw, NULL, &self.scratch.quantized, self.first, threads)
             conv_carry(&stage.upsample, self.arena)
             for j in range(model.n_residual):
                 residual = &stage.residual[j]
                 activate_rows(
                     conv_input(residual, self.arena), self.raw, residual.rows * stage.channels,
                     PTC_ELU, threads)
-                conv_run(residual, self.arena, self.hidden, &elu, self.first, threads)
+                conv_run(residual, self.arena, self.hidden, &elu, &self.scratch.quantized, self.first, threads)
                 conv_carry(residual, self.arena)
                 last = j == model.n_residual - 1
                 add_raw.ld_residual = stage.channels
                 add_raw.final_activation = PTC_ELU if last else PTC_IDENTITY
                 linear_rows(
                     &stage.expand[j], self.hidden, stage.hidden, residual.rows,
-                    after if last else self.raw, stage.channels, &add_raw, NULL, threads)
+                    after if last else self.raw, stage.channels, &add_raw, &self.scratch.quantized, threads)
             if model.n_residual == 0:
                 activate_rows(
                     after, self.raw, stage.upsample.rows * stage.ratio * stage.channels, PTC_ELU,

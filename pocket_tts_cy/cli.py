@@ -4,6 +4,7 @@ Usage:
   pocket-tts-cy [options] [--] <text> <output>
   pocket-tts-cy generate [--text TEXT] [--output-path FILE] [--device DEVICE] [options]
   pocket-tts-cy --list-voices [options]
+  pocket-tts-cy cache [--clear]
   pocket-tts-cy --info
   pocket-tts-cy --version
   pocket-tts-cy (-h | --help)
@@ -41,10 +42,12 @@ The computation:
                             are faster and smaller, and change the speech a little.
   --threads N               Threads to use. By default all usable processors, or the
                             environment variable POCKET_TTS_CY_THREADS.
+  --no-cache                Pack the weights in memory; neither use nor fill the cache on disk.
   --measure-first-chunk     Stop after the first chunk of audio and print how long it took; the
                             output holds only that chunk.
 
 Others:
+  --clear                   With "cache", which shows the packed weights kept on disk: remove them.
   -q, --quiet               No summary, progress bar or notice, only errors.
   --info                    Print version, instruction sets, threads, libraries and memory plan.
   --version                 Print the version.
@@ -151,11 +154,24 @@ def _run(argv: list[str]) -> int:
         from .info import describe
 
         _print(describe())
+    elif options["cache"]:
+        _print(_cache_line(clear=options["--clear"]))
     elif options["--list-voices"]:
         _print("\n".join(_voice_lines(options["--language"])))
     else:
         _speak(options)
     return OK
+
+
+def _cache_line(*, clear: bool) -> str:
+    """What the cache of packed weights holds, or what clearing it freed."""
+    from .packed_cache import cache_folder, cached_files, clear_cache
+
+    if clear:
+        return f"{clear_cache() / 1e6:.0f} MB freed in {cache_folder()}"
+    files = cached_files()
+    size = sum(size for _, size in files)
+    return f"{len(files)} packed models, {size / 1e6:.0f} MB, in {cache_folder()}"
 
 
 def _parse(argv: list[str]) -> dict[str, Any]:
@@ -301,6 +317,7 @@ def _load_settings(options: dict[str, Any]) -> dict[str, Any]:
         "quantize": options["--quantize"],
         "checkpoint": options["--checkpoint"],
         "precision": options["--precision"],
+        "use_cache": not options["--no-cache"],
         "num_threads": _whole(options, "--threads", 1),
     }
     steps = _whole(options, "--lsd-decode-steps", 1)

@@ -33,10 +33,12 @@ try:
         Engine,
         FlowLMStream,
         MimiStream,
+        checksum,
         isa_active,
         isa_available,
         max_threads,
         openmp_enabled,
+        packed_layout,
     )
 finally:
     for _name in _added:
@@ -46,8 +48,10 @@ __all__ = [
     "Engine",
     "FlowLMStream",
     "MimiStream",
+    "checksum",
     "isa_active",
     "isa_available",
     "max_threads",
     "openmp_enabled",
+    "packed_layout",
 ]

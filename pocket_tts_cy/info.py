@@ -26,12 +26,14 @@ def describe() -> str:
 
     from .engine import isa_active, isa_available, max_threads, openmp_enabled
     from .model import TTSModel
+    from .packed_cache import cache_folder, cached_files
 
     openmp = f"on, up to {max_threads()} threads" if openmp_enabled() else "off: one thread only"
     variable = os.environ.get(THREADS_VARIABLE)
     setting = "" if variable is None else f" ({THREADS_VARIABLE}={variable})"
     model = TTSModel.load_model(language="embedded")
     report = model.memory_report()
+    packed = sum(size for _, size in cached_files())
     lines = [
         ("pocket-tts-cy", __version__),
         ("Python", f"{platform.python_version()} ({platform.python_implementation()})"),
@@ -42,6 +44,7 @@ def describe() -> str:
         ("In use", isa_active()),
         ("OpenMP", openmp),
         ("Threads", f"{team_size()} of {usable_cpus()} usable processors{setting}"),
+        ("Packed weights", f"{packed / 1e6:.0f} MB in {cache_folder()}"),
         ("Embedded model", f"{model.precision}, memory plan:"),
     ]
     width = max(len(name) for name, _ in lines)

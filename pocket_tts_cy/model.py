@@ -43,6 +43,7 @@ from .voices import (
 )
 
 if TYPE_CHECKING:
+    from .engine import Engine
     from .text import Chunk
     from .tokenizer import Tokenizer
     from .weights import LoadedWeights
@@ -100,8 +101,9 @@ class TTSModel:
         eos_threshold: float,
         precision: str,
         num_threads: int,
+        use_cache: bool,
     ) -> None:
-        from .engine import Engine, FlowLMStream, MimiStream
+        from .engine import FlowLMStream, MimiStream
 
         self.config = config
         self.temp = temp
@@ -115,7 +117,7 @@ class TTSModel:
 
         self._language = language
         self._tokenizer = tokenizer
-        self._engine = Engine(config, weights.tensors, precision)
+        self._engine = _make_engine(config, weights, precision, use_cache)
         self.precision: str = self._engine.precision
         # Kept apart because old voice files need it; everything else is in the engine.
         bos = weights.tensors.get("flow_lm.bos_before_voice")
@@ -144,6 +146,7 @@ class TTSModel:
         *,
         precision: str | None = None,
         num_threads: int | None = None,
+        use_cache: bool = True,
     ) -> TTSModel:
         """Load a model.
 
@@ -181,6 +184,10 @@ class TTSModel:
         num_threads : int, optional
             Threads per generation. By default the environment variable
             ``POCKET_TTS_CY_THREADS``, else all processors that this process may use.
+        use_cache : bool
+            Keep the packed weights of a large model on disk, so that the next start only maps
+            them. The folder is ``~/.cache/pocket_tts_cy/packed`` or the environment variable
+            ``POCKET_TTS_CY_CACHE``.
 
         Returns
         -------
@@ -255,6 +262,7 @@ class TTSModel:
             ),
             precision=precision,
             num_threads=threads,
+            use_cache=use_cache,
         )
 
     # -- what the model is ------------------------------------------------------------------------
@@ -621,6 +629,26 @@ def _check_whole(name: str, value: object, least: int) -> None:
     whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
     if not whole or value < least:  # type: ignore[operator]
         raise ValueError(f"{name} should be a whole number of at least {least}, not {value!r}")
+
+
+def _make_engine(config: Config, weights: LoadedWeights, precision: str, use_cache: bool) -> Engine:
+    """Pack the weights, or map them when an earlier process has packed the same ones."""
+    from . import packed_cache
+    from .engine import Engine
+
+    size = sum(tensor.data.nbytes for tensor in weights.tensors.values())
+    if not use_cache or size < packed_cache.MIN_BYTES:
+        return Engine(config, weights.tensors, precision)
+    name = packed_cache.cache_name(weights.files, precision)
+    packed = packed_cache.open_packed(name)
+    if packed is None:
+        engine = Engine(config, weights.tensors, precision)
+        if not packed_cache.store_packed(name, engine.packed_matrices()):
+            return engine
+        # From here on the memory of the file serves, which other processes share.
+        del engine
+        packed = packed_cache.open_packed(name)
+    return Engine(config, weights.tensors, precision, packed)
 
 
 def _language_config(language: str) -> Path:

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import Golden, golden_names, load_golden
-from pocket_tts_cy._engine import Engine, FlowLMStream, MimiStream, isa_active, isa_available
 
 from pocket_tts_cy import TTSModel
+from pocket_tts_cy._engine import Engine, FlowLMStream, MimiStream, isa_active, isa_available
 from pocket_tts_cy.config import Config, load_config
 from pocket_tts_cy.noise import NoiseSource
 from pocket_tts_cy.text import chunk_text

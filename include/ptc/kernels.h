@@ -13,15 +13,16 @@ enum { PTC_PANEL = 32, PTC_MAX_HEAD_DIM = 256, PTC_Q_BLOCK = 64 };
 enum { PTC_IDENTITY = 0, PTC_GELU_TANH = 1, PTC_SILU = 2, PTC_ELU = 3 };
 #define PTC_NO_CONTEXT ((int64_t)1 << 40)
 
-/* See linear.h and quant.h. */
+/* See linear.h, quant.h and quant16.h. */
 typedef struct {
   const float *x; /* [rows, n_in], distance ld_x (rows may overlap); unused when quantised */
   int64_t ld_x;
+  const int16_t *x_q16;    /* quantised to 16 bits, laid out as x */
   const int8_t *x_q;       /* quantised rows [rows, padded]; padded = n_in rounded up to 64 */
-  const float *x_scales;   /* [rows, padded / 64] */
+  const float *x_scales;   /* [rows, padded / 64]; 16 bits: one per 64 floats of x */
   const int32_t *x_sums;   /* [rows, padded / 32] */
   const void *weights;     /* packed panels */
-  const void *weight_scales; /* int8: float [panels * 32]; 4 bits: bfloat16, see quant.h */
+  const void *weight_scales; /* int8, int16: float [panels * 32]; 4 bits: bfloat16, see quant.h */
   int64_t n_in, n_out;
   float *out; /* [rows, n_out], distance ld_out */
   int64_t ld_out;
@@ -58,6 +59,7 @@ typedef struct {
 
 typedef struct {
   const char *name;
+  int prefers_i16; /* products of 16-bit integers are faster than float32's */
   void (*linear_f32)(const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
                      int64_t panel_begin, int64_t panel_end);
   void (*linear_bf16)(const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
@@ -66,6 +68,9 @@ typedef struct {
                     int64_t panel_begin, int64_t panel_end);
   void (*linear_i4)(const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
                     int64_t panel_begin, int64_t panel_end);
+  void (*linear_i16)(const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
+                     int64_t panel_begin, int64_t panel_end);
+  void (*quantize_i16)(int16_t *q, float *scales, const float *x, int64_t n);
   void (*quantize_rows)(int8_t *q, float *scales, int32_t *sums, const float *x, int64_t ld_x,
                         int64_t n_rows, int64_t n_in);
   void (*dot_rows)(float *out, int64_t ld_out, const float *x, int64_t ld_x, const float *w,
@@ -92,11 +97,15 @@ void ptc_pack_panel_f32(float *out, const float *w, int64_t n_out, int64_t n_in,
 void ptc_pack_panel_bf16(uint16_t *out, const uint16_t *w, int64_t n_out, int64_t n_in,
                          int64_t panel);
 /* Quantises and packs panel `panel` of W [n_out, n_in] as quant.h describes. int8: out [padded * 32],
- * scales [32]. 4 bits: out [padded * 16], scales bfloat16 [padded / 32 * 32], rows in pair order. */
+ * scales [32]. int16: out [n_in * 32], scales [32], n_in a multiple of 64. 4 bits: out [padded * 16], scales bfloat16 [padded / 32 * 32], rows in pair order. */
 void ptc_pack_panel_i8(int8_t *out, float *scales, const float *w, int64_t n_out, int64_t n_in,
                        int64_t panel);
+void ptc_pack_panel_i16(int16_t *out, float *scales, const float *w, int64_t n_out, int64_t n_in,
+                        int64_t panel);
 void ptc_pack_panel_i4(uint8_t *out, uint16_t *scales, const float *w, int64_t n_out, int64_t n_in,
                        int64_t panel);
+/* Checksum of n bytes in eight interleaved sums, as fast as memory is read. */
+uint64_t ptc_checksum(const unsigned char *p, size_t n);
 /* float32 to bfloat16, round to nearest even; NaN stays NaN. */
 void ptc_round_bf16(uint16_t *out, const float *x, int64_t n);
 /* bfloat16 to float32, exact. */

@@ -7,6 +7,7 @@
 #include "ptc/norm.h"
 #include "ptc/pcm.h"
 #include "ptc/quant.h"
+#include "ptc/quant16.h"
 #include "ptc/rope.h"
 
 static void linear_f32(const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
@@ -27,6 +28,15 @@ static void linear_i8(const ptc_linear_args *a, int64_t row_begin, int64_t row_e
 static void linear_i4(const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
                       int64_t panel_begin, int64_t panel_end) {
   ptc_linear_quantized(a, row_begin, row_end, panel_begin, panel_end, 4);
+}
+
+static void linear_i16(const ptc_linear_args *a, int64_t row_begin, int64_t row_end,
+                       int64_t panel_begin, int64_t panel_end) {
+  ptc_linear_i16(a, row_begin, row_end, panel_begin, panel_end);
+}
+
+static void quantize_i16(int16_t *q, float *scales, const float *x, int64_t n) {
+  ptc_quantize_i16(q, scales, x, n);
 }
 
 static void quantize_rows(int8_t *q, float *scales, int32_t *sums, const float *x, int64_t ld_x,
@@ -82,6 +92,7 @@ static void upsample_depthwise(float *out, const float *x, const float *w, int64
 static void pcm16(int16_t *out, const float *x, int64_t n) { ptc_pcm16(out, x, n); }
 
 const ptc_kernels PTC_ISA_SYMBOL = {
-    PTC_ISA_NAME, linear_f32, linear_bf16, linear_i8, linear_i4,          quantize_rows,
-    dot_rows,     layer_norm, activation,  rope,      attention, upsample_depthwise, pcm16,
+    PTC_ISA_NAME, PTC_PREFERS_I16, linear_f32,    linear_bf16, linear_i8,  linear_i4,
+    linear_i16,   quantize_i16,    quantize_rows, dot_rows,    layer_norm, activation,
+    rope,         attention,       upsample_depthwise, pcm16,
 };

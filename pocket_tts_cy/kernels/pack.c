@@ -63,6 +63,23 @@ void ptc_pack_panel_i8(int8_t *out, float *scales, const float *w, int64_t n_out
   }
 }
 
+void ptc_pack_panel_i16(int16_t *out, float *scales, const float *w, int64_t n_out, int64_t n_in,
+                        int64_t panel) {
+  const float limit = 5790.0f; /* quant16.h */
+  memset(out, 0, (size_t)(n_in * PTC_PANEL) * sizeof *out);
+  for (int64_t j = 0; j < PTC_PANEL; j++) {
+    int64_t row = panel * PTC_PANEL + j;
+    float largest = 0.0f;
+    scales[j] = 0.0f;
+    if (row >= n_out) continue;
+    for (int64_t k = 0; k < n_in; k++) largest = fmaxf(largest, fabsf(w[row * n_in + k]));
+    scales[j] = largest / limit;
+    float inverse = largest > 0.0f ? limit / largest : 0.0f;
+    for (int64_t k = 0; k < n_in; k++)
+      out[(k / 2 * PTC_PANEL + j) * 2 + k % 2] = (int16_t)lrintf(w[row * n_in + k] * inverse);
+  }
+}
+
 /* Squared error of a block when quantised with `scale`; q [32] receives the codes 0..15. */
 static float quantize_block_i4(uint8_t *q, const float *w, int64_t n, float scale) {
   float inverse = scale != 0.0f ? 1.0f / scale : 0.0f, error = 0.0f;
@@ -124,4 +141,25 @@ void ptc_pack_panel_i4(uint8_t *out, uint16_t *scales, const float *w, int64_t n
       }
     }
   }
+}
+
+uint64_t ptc_checksum(const unsigned char *p, size_t n) {
+  /* Each lane's step is a bijection of its state and of the word, so one changed word cannot be
+   * lost; eight lanes hide the latency of the multiplication. */
+  uint64_t lane[8], result = n;
+  size_t i = 0;
+  for (int j = 0; j < 8; j++) lane[j] = 0x9E3779B97F4A7C15u * (uint64_t)(j + 1);
+  for (; i + 64 <= n; i += 64) {
+    for (int j = 0; j < 8; j++) {
+      uint64_t word;
+      memcpy(&word, p + i + 8 * j, 8);
+      lane[j] = ((lane[j] ^ word) * 0xD6E8FEB86659FD93u) + 1;
+    }
+  }
+  for (; i < n; i++) lane[i % 8] = (lane[i % 8] ^ p[i]) * 0xD6E8FEB86659FD93u + 1;
+  for (int j = 0; j < 8; j++) {
+    result = (result ^ lane[j]) * 0xFF51AFD7ED558CCDu;
+    result ^= result >> 32;
+  }
+  return result;
 }

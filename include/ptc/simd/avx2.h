@@ -113,6 +113,7 @@ PTC_INLINE void f32x16_store_pcm16(int16_t *p, f32x16 v) {
 }
 
 /* -- integers: see quant.h -------------------------------------------------------------------- */
+#define PTC_I16_ROWS 1
 #define PTC_Q_ROWS 1
 #define PTC_Q_PANELS 1
 #define PTC_DOT4_OFFSET 0
@@ -158,6 +159,17 @@ PTC_INLINE void i32x16_load_nibbles(const int8_t *p, i32x16 *low, i32x16 *high) 
   *low = ptc_ipair(_mm256_and_si256(v.a, mask), _mm256_and_si256(v.b, mask));
   *high = ptc_ipair(_mm256_and_si256(_mm256_srli_epi16(v.a, 4), mask),
                     _mm256_and_si256(_mm256_srli_epi16(v.b, 4), mask));
+}
+
+#define PTC_PREFERS_I16 0
+PTC_INLINE void f32x16_store_i16(int16_t *p, f32x16 v) {
+  __m256i w = _mm256_packs_epi32(_mm256_cvtps_epi32(v.a), _mm256_cvtps_epi32(v.b));
+  _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(w, 0xD8));
+}
+PTC_INLINE i32x16 i32x16_load(const void *p) { return i32x16_load_dot4((const int8_t *)p); }
+PTC_INLINE i32x16 i32x16_dot2(i32x16 sum, i32x16 w, i32x16 x) {
+  return ptc_ipair(_mm256_add_epi32(sum.a, _mm256_madd_epi16(w.a, x.a)),
+                   _mm256_add_epi32(sum.b, _mm256_madd_epi16(w.b, x.b)));
 }
 
 #endif /* PTC_SIMD_AVX2_H */

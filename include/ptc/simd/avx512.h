@@ -80,6 +80,7 @@ PTC_INLINE void f32x16_store_pcm16(int16_t *p, f32x16 v) {
 }
 
 /* -- integers: see quant.h -------------------------------------------------------------------- */
+#define PTC_I16_ROWS 6
 #define PTC_Q_ROWS 4
 #define PTC_Q_PANELS 2
 typedef __m512i i32x16;
@@ -121,5 +122,22 @@ PTC_INLINE void i32x16_load_nibbles(const int8_t *p, i32x16 *low, i32x16 *high) 
   *low = _mm512_and_si512(v, mask);
   *high = _mm512_and_si512(_mm512_srli_epi16(v, 4), mask);
 }
+
+PTC_INLINE void f32x16_store_i16(int16_t *p, f32x16 v) {
+  _mm256_storeu_si256((__m256i *)p, _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v)));
+}
+PTC_INLINE i32x16 i32x16_load(const void *p) { return _mm512_loadu_si512(p); }
+#if defined(__AVX512VNNI__)
+/* Twice the multiplications of a float32 FMA per instruction. */
+#define PTC_PREFERS_I16 1
+PTC_INLINE i32x16 i32x16_dot2(i32x16 sum, i32x16 w, i32x16 x) {
+  return _mm512_dpwssd_epi32(sum, w, x);
+}
+#else
+#define PTC_PREFERS_I16 0
+PTC_INLINE i32x16 i32x16_dot2(i32x16 sum, i32x16 w, i32x16 x) {
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(w, x));
+}
+#endif
 
 #endif /* PTC_SIMD_AVX512_H */

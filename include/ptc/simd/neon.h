@@ -97,6 +97,7 @@ PTC_INLINE void f32x16_store_pcm16(int16_t *p, f32x16 x) {
 }
 
 /* -- integers: see quant.h -------------------------------------------------------------------- */
+#define PTC_I16_ROWS 1
 #define PTC_Q_ROWS 1
 #define PTC_Q_PANELS 1
 #define PTC_DOT4_OFFSET 0
@@ -143,6 +144,21 @@ PTC_INLINE void i32x16_load_nibbles(const int8_t *p, i32x16 *low, i32x16 *high) 
     low->v[i] = vreinterpretq_s32_u8(vandq_u8(v, vdupq_n_u8(0x0F)));
     high->v[i] = vreinterpretq_s32_u8(vshrq_n_u8(v, 4));
   }
+}
+
+#define PTC_PREFERS_I16 0
+PTC_INLINE void f32x16_store_i16(int16_t *p, f32x16 x) {
+  for (int i = 0; i < 4; i++) vst1_s16(p + 4 * i, vqmovn_s32(vcvtnq_s32_f32(x.v[i])));
+}
+PTC_INLINE i32x16 i32x16_load(const void *p) { return i32x16_load_dot4((const int8_t *)p); }
+PTC_INLINE i32x16 i32x16_dot2(i32x16 sum, i32x16 w, i32x16 x) {
+  for (int i = 0; i < 4; i++) {
+    int16x8_t a = vreinterpretq_s16_s32(w.v[i]), b = vreinterpretq_s16_s32(x.v[i]);
+    int32x4_t low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
+    int32x4_t high = vmull_s16(vget_high_s16(a), vget_high_s16(b));
+    sum.v[i] = vaddq_s32(sum.v[i], vpaddq_s32(low, high));
+  }
+  return sum;
 }
 
 #endif /* PTC_SIMD_NEON_H */

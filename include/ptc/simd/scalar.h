@@ -85,6 +85,7 @@ PTC_INLINE void f32x16_store_pcm16(int16_t *p, f32x16 x) {
 }
 
 /* -- integers: see quant.h -------------------------------------------------------------------- */
+#define PTC_I16_ROWS 1
 #define PTC_Q_ROWS 1
 #define PTC_Q_PANELS 1
 #define PTC_DOT4_OFFSET 0
@@ -121,6 +122,19 @@ PTC_INLINE void i32x16_load_nibbles(const int8_t *p, i32x16 *low, i32x16 *high) 
     a[i] = (uint8_t)p[i] & 15;
     b[i] = (uint8_t)p[i] >> 4;
   }
+}
+
+#define PTC_PREFERS_I16 0
+PTC_INLINE void f32x16_store_i16(int16_t *p, f32x16 x) {
+  for (int i = 0; i < 16; i++) p[i] = (int16_t)x.v[i];
+}
+PTC_INLINE i32x16 i32x16_load(const void *p) { return i32x16_load_dot4((const int8_t *)p); }
+PTC_INLINE i32x16 i32x16_dot2(i32x16 sum, i32x16 w, i32x16 x) {
+  int16_t a[32], b[32];
+  memcpy(a, w.v, 64);
+  memcpy(b, x.v, 64);
+  for (int i = 0; i < 16; i++) sum.v[i] += a[2 * i] * b[2 * i] + a[2 * i + 1] * b[2 * i + 1];
+  return sum;
 }
 
 #endif /* PTC_SIMD_SCALAR_H */
