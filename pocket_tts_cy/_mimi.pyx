@@ -333,6 +333,7 @@ cdef class MimiStream:
         cdef int64_t rows = n * model.rows_per_frame
         cdef int64_t d_model = model.transformer.d_model
         cdef ptc_team team = [threads, 0]
+        cdef KVCache *cache
         cdef int64_t i, f
         cdef float *x = self.wide
         for i in range(n * model.latent_dim):
@@ -350,7 +351,8 @@ cdef class MimiStream:
             x = self.x
             linear_rows(&model.input_proj, self.wide, model.width, rows, x, d_model, NULL, &self.scratch.quantized, threads)
         self.make_room(model.transformer, rows)
-        model.transformer.run(x, rows, &self.cache, &self.scratch, False, &team)
+        cache = &self.cache
+        model.transformer.run(x, rows, &cache, 1, &self.scratch, False, &team)
         if model.has_output_proj:
             linear_rows(&model.output_proj, x, d_model, rows, self.wide, model.width, NULL, &self.scratch.quantized, threads)
             x = self.wide
@@ -390,11 +392,13 @@ cdef class MimiStream:
         cdef Epilogue elu, add_raw
         elu.activation = PTC_ELU
         elu.scale = NULL
+        elu.ld_scale = 0
         elu.residual = NULL
         elu.ld_residual = 0
         elu.final_activation = PTC_IDENTITY
         add_raw.activation = PTC_IDENTITY
         add_raw.scale = NULL
+        add_raw.ld_scale = 0
         add_raw.residual = self.raw
         memcpy(
             conv_input(&self.first_conv, self.arena), x,

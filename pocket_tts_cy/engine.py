@@ -31,6 +31,7 @@ _added = _set_wait_policy()
 try:
     from ._engine import (
         Engine,
+        FlowLMBatch,
         FlowLMStream,
         MimiStream,
         Team,
@@ -47,6 +48,7 @@ finally:
 
 __all__ = [
     "Engine",
+    "FlowLMBatch",
     "FlowLMStream",
     "MimiStream",
     "Team",

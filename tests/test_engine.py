@@ -23,7 +23,7 @@ from random_engine import (
 )
 
 from pocket_tts_cy.config import parse_config
-from pocket_tts_cy.engine import Engine, FlowLMStream, MimiStream, Team
+from pocket_tts_cy.engine import Engine, FlowLMBatch, FlowLMStream, MimiStream, Team
 from pocket_tts_cy.errors import EngineBusyError
 
 MODELS = ["small", "replicating", "embedded"]
@@ -698,3 +698,67 @@ def test_computing_leaves_the_interpreter_free(call: str) -> None:
         time.sleep(0.0005)
     thread.join()
     assert turns > 5
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("precision", ["float32", "int8", "int4"])
+def test_streams_stepped_together_get_what_they_get_alone(name: str, precision: str) -> None:
+    engine = engine_of(name, precision)
+    n_steps, lengths = 7, [0, 3, 11, 4]
+    noise = normal(21, len(lengths), n_steps, LATENT) * np.float32(0.5)
+
+    def begun(index: int) -> FlowLMStream:
+        stream = FlowLMStream(engine)
+        voice = voice_of(engine, 6)
+        stream.begin(voice, 6, 40)
+        stream.prefill_tokens(np.arange(lengths[index]), 1)
+        return stream
+
+    alone = np.empty((len(lengths), n_steps, LATENT), np.float32)
+    logits_alone = np.empty((len(lengths), n_steps))
+    for index in range(len(lengths)):
+        stream = begun(index)
+        for step in range(n_steps):
+            logits_alone[index, step] = stream.step(noise[index, step], alone[index, step], 2, 1)
+    batch = FlowLMBatch(engine, 4)
+    streams = [begun(index) for index in range(len(lengths))]
+    # One stream ends early, as texts do; one steps alone in between.
+    together, logits = np.empty_like(alone), np.empty_like(logits_alone)
+    for step in range(n_steps):
+        active = [index for index in range(len(lengths)) if index != 1 or step < 4]
+        if step == 2:
+            logits[3, step] = streams[3].step(noise[3, step], together[3, step], 2, 1)
+            active.remove(3)
+        latents = np.empty((len(active), LATENT), np.float32)
+        logits[active, step] = batch.step(
+            [streams[index] for index in active], noise[active, step], latents, 2, 1 + step % 2
+        )
+        together[active, step] = latents
+    together[1, 4:], logits[1, 4:] = alone[1, 4:], logits_alone[1, 4:]
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(logits, logits_alone.astype(np.float32))
+
+
+def test_a_batch_refuses_what_does_not_fit() -> None:
+    engine = engine_of("small")
+    batch = FlowLMBatch(engine, 2)
+    stream, other = FlowLMStream(engine), FlowLMStream(engine)
+    for begun in (stream, other):
+        begun.begin([], 0, 2)
+    noise, latents = normal(1, 2, LATENT), np.empty((2, LATENT), np.float32)
+    with pytest.raises(EngineBusyError):
+        batch.step([stream, stream], noise, latents, 1, 1)
+    with pytest.raises(ValueError, match="1 to 2 streams"):
+        batch.step(
+            [stream, other, stream], normal(1, 3, LATENT), np.empty((3, LATENT), np.float32), 1, 1
+        )
+    with pytest.raises(ValueError, match="must be"):
+        batch.step([stream], noise, latents, 1, 1)
+    with pytest.raises(ValueError, match="another engine"):
+        batch.step([stream, FlowLMStream(engine_of("grouped"))], noise, latents, 1, 1)
+    for _ in range(2):
+        batch.step([stream, other], noise, latents, 1, 1)
+    with pytest.raises(ValueError, match="begun for 2 rows"):
+        batch.step([stream, other], noise, latents, 1, 1)
+    with pytest.raises(ValueError, match="max_streams"):
+        FlowLMBatch(engine, 0)
