@@ -4,7 +4,7 @@ from typing import Any
 from ._flow_lm import FlowLM, FlowLMStream
 from ._kernels import checksum, isa_active, isa_available, isa_built
 from ._mimi import MimiDecoder, MimiStream
-from ._openmp import max_threads, openmp_enabled
+from ._openmp import Team, max_threads, openmp_enabled
 from .config import Config
 from .safetensors_reader import Tensor
 
@@ -12,6 +12,7 @@ __all__ = [
     "Engine",
     "FlowLMStream",
     "MimiStream",
+    "Team",
     "checksum",
     "isa_active",
     "isa_available",

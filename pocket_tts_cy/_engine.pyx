@@ -12,10 +12,11 @@ from ._mimi cimport MimiDecoder
 from ._flow_lm import FlowLMStream
 from ._kernels import checksum, isa_active, isa_available, isa_built
 from ._mimi import MimiStream
-from ._openmp import max_threads, openmp_enabled
+from ._openmp import Team, max_threads, openmp_enabled
 
 __all__ = [
-    "Engine", "checksum", "FlowLMStream", "MimiStream", "isa_active", "isa_available", "isa_built",
+    "Engine", "checksum", "FlowLMStream", "MimiStream", "Team", "isa_active", "isa_available",
+    "isa_built",
     "max_threads", "openmp_enabled",
     "packed_layout",
 ]

@@ -13,6 +13,7 @@ from ._arena cimport Arena, PackedMatrices
 from ._flow_net cimport FlowNet
 from ._kernels cimport active_kernels
 from ._linear cimport Kind, WeightStore, linear_rows
+from ._openmp cimport Team, ptc_team, ptc_team_size
 from ._transformer cimport KVCache, Scratch, Transformer
 
 from ._linear import widen
@@ -232,6 +233,7 @@ cdef class FlowLMStream:
         """
         cdef const float[:, ::1] rows
         cdef int64_t begin, n
+        cdef ptc_team team = [num_threads, 0]
         ids = np.asarray(token_ids, np.int64).reshape(-1)
         if ids.size and not 0 <= ids.min() <= ids.max() < self.model.text_table.shape[0]:
             raise ValueError(
@@ -247,10 +249,10 @@ cdef class FlowLMStream:
                     if self.model.low_rank:
                         linear_rows(
                             &self.model.text_proj, &rows[0, 0], rows.shape[1], n, self.rows,
-                            self.model.d_model, NULL, NULL, num_threads)
+                            self.model.d_model, NULL, NULL, ptc_team_size(&team))
                     else:
                         memcpy(self.rows, &rows[0, 0], n * self.model.d_model * sizeof(float))
-                    self.append(n, num_threads)
+                    self.append(n, &team)
         finally:
             self.busy = False
 
@@ -264,6 +266,7 @@ cdef class FlowLMStream:
         """
         cdef const float[:, ::1] view = np.ascontiguousarray(rows, np.float32)
         cdef int64_t begin, n
+        cdef ptc_team team = [num_threads, 0]
         if view.shape[1] != self.model.d_model:
             raise ValueError(
                 f"embeddings have width {view.shape[1]}, the model {self.model.d_model}")
@@ -274,16 +277,17 @@ cdef class FlowLMStream:
                 n = min(<int64_t>PREFILL_ROWS, view.shape[0] - begin)
                 with nogil:
                     memcpy(self.rows, &view[begin, 0], n * self.model.d_model * sizeof(float))
-                    self.append(n, num_threads)
+                    self.append(n, &team)
         finally:
             self.busy = False
 
-    cdef void append(self, int64_t n, int threads) noexcept nogil:
+    cdef void append(self, int64_t n, const ptc_team *team) noexcept nogil:
         """Run n rows of self.rows for their keys and values only."""
-        self.model.transformer.run(self.rows, n, &self.cache, &self.scratch, True, threads)
+        self.model.transformer.run(self.rows, n, &self.cache, &self.scratch, True, team)
 
     def step(
         self, const float[::1] noise, float[::1] latent, int64_t decode_steps, int num_threads,
+        Team team=None,
     ):
         """Make the next frame.
 
@@ -296,6 +300,8 @@ cdef class FlowLMStream:
         decode_steps : int
             Sampling steps of the flow head.
         num_threads : int
+        team : Team, optional
+            Instead of a fixed number: whatever the other stage leaves, asked before each product.
 
         Returns
         -------
@@ -305,6 +311,8 @@ cdef class FlowLMStream:
         cdef FlowLM model = self.model
         cdef const float[:, ::1] times
         cdef float eos = 0.0
+        cdef ptc_team alone = [num_threads, 0]
+        cdef const ptc_team *threads = &alone if team is None else &team.team
         if noise.shape[0] != model.latent_dim or latent.shape[0] != model.latent_dim:
             raise ValueError(f"noise and latent must hold {model.latent_dim} values")
         if decode_steps < 1:
@@ -318,7 +326,7 @@ cdef class FlowLMStream:
                     &model.input_linear, self.latent if self.started else model.bos_emb,
                     model.latent_dim, 1, self.rows, model.d_model, NULL, NULL, 1)
                 model.transformer.run(
-                    self.rows, 1, &self.cache, &self.scratch, False, num_threads)
+                    self.rows, 1, &self.cache, &self.scratch, False, threads)
                 active_kernels().layer_norm(
                     self.rows if not model.project_z else self.scratch.normed, model.d_model,
                     self.rows, model.d_model, model.out_norm_weight, model.out_norm_bias, NULL,
@@ -326,14 +334,14 @@ cdef class FlowLMStream:
                 if model.project_z:
                     linear_rows(
                         &model.z_proj, self.scratch.normed, model.d_model, 1, self.z, model.z_dim,
-                        NULL, NULL, num_threads)
+                        NULL, NULL, ptc_team_size(threads))
                 else:
                     memcpy(self.z, self.rows, model.z_dim * sizeof(float))
                 active_kernels().dot_rows(
                     &eos, 1, self.z, model.z_dim, model.eos_weight, model.eos_bias, 1, model.z_dim)
                 model.flow_net.sample(
                     self.z, &noise[0], self.latent, &times[0, 0], decode_steps, self.flow_scratch,
-                    num_threads)
+                    threads)
                 memcpy(&latent[0], self.latent, model.latent_dim * sizeof(float))
                 self.started = True
         finally:

@@ -2,6 +2,7 @@ from libc.stdint cimport int64_t
 
 from ._arena cimport Arena
 from ._linear cimport Linear, WeightStore
+from ._openmp cimport ptc_team
 
 
 cdef struct ResidualBlock:
@@ -27,7 +28,7 @@ cdef class FlowNet:
     cdef const float[:, ::1] times(self, int64_t steps)
     cdef void head(
         self, const float *x_latent, float *y, float *out, float *modulation, float *x,
-        float *normed, float *hidden, int threads) noexcept nogil
+        float *normed, float *hidden, const ptc_team *team) noexcept nogil
     cdef void sample(
         self, const float *z, const float *noise, float *latent, const float *times, int64_t steps,
-        float *scratch, int threads) noexcept nogil
+        float *scratch, const ptc_team *team) noexcept nogil

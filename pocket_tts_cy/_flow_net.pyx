@@ -13,6 +13,7 @@ from libc.string cimport memcpy
 from ._arena cimport Arena
 from ._kernels cimport PTC_IDENTITY, PTC_SILU, active_kernels
 from ._linear cimport Epilogue, Linear, WeightStore, linear_rows
+from ._openmp cimport ptc_team, ptc_team_size
 
 cdef float NORM_EPS = 1e-6
 TIME_CONDITIONS = {"lsd": 2, "flow_matching": 1, "drifting": 0, "pointwise": 0}
@@ -104,7 +105,7 @@ cdef class FlowNet:
 
     cdef void head(
         self, const float *x_latent, float *y, float *out, float *modulation, float *x,
-        float *normed, float *hidden, int threads,
+        float *normed, float *hidden, const ptc_team *team,
     ) noexcept nogil:
         """out [latent_dim] = head(x_latent [latent_dim]) given SiLU(y) [dim]."""
         cdef Epilogue silu, gated
@@ -119,7 +120,8 @@ cdef class FlowNet:
         gated.activation = gated.final_activation = PTC_IDENTITY
         gated.residual = x
         gated.ld_residual = self.dim
-        linear_rows(&self.modulation, y, self.dim, 1, modulation, self.modulation.n_out, NULL, NULL, threads)
+        linear_rows(&self.modulation, y, self.dim, 1, modulation, self.modulation.n_out, NULL, NULL,
+            ptc_team_size(team))
         linear_rows(&self.input_proj, x_latent, self.latent_dim, 1, x, self.dim, NULL, NULL, 1)
         for i in range(self.n_blocks):
             block = &self.blocks[i]
@@ -127,9 +129,11 @@ cdef class FlowNet:
             active_kernels().layer_norm(
                 normed, self.dim, x, self.dim, block.norm_weight, block.norm_bias, m + self.dim, m,
                 1, self.dim, NORM_EPS)
-            linear_rows(&block.mlp_in, normed, self.dim, 1, hidden, self.dim, &silu, NULL, threads)
+            linear_rows(&block.mlp_in, normed, self.dim, 1, hidden, self.dim, &silu, NULL,
+            ptc_team_size(team))
             gated.scale = m + 2 * self.dim
-            linear_rows(&block.mlp_out, hidden, self.dim, 1, x, self.dim, &gated, NULL, threads)
+            linear_rows(&block.mlp_out, hidden, self.dim, 1, x, self.dim, &gated, NULL,
+            ptc_team_size(team))
             m += 3 * self.dim
         active_kernels().layer_norm(
             normed, self.dim, x, self.dim, NULL, NULL, m + self.dim, m, 1, self.dim, NORM_EPS)
@@ -137,7 +141,7 @@ cdef class FlowNet:
 
     cdef void sample(
         self, const float *z, const float *noise, float *latent, const float *times, int64_t steps,
-        float *scratch, int threads,
+        float *scratch, const ptc_team *team,
     ) noexcept nogil:
         """latent [latent_dim] from z and noise [latent_dim]; times [steps, dim]; kinds without time
         take one step. latent must not overlap noise."""
@@ -159,8 +163,9 @@ cdef class FlowNet:
             if not self.timeless:
                 add_time.residual = times + i * self.dim
             linear_rows(
-                &self.cond_embed, z, self.cond_embed.n_in, 1, y, self.dim, &add_time, NULL, threads)
-            self.head(latent, y, output, modulation, x, normed, hidden, threads)
+                &self.cond_embed, z, self.cond_embed.n_in, 1, y, self.dim, &add_time, NULL,
+            ptc_team_size(team))
+            self.head(latent, y, output, modulation, x, normed, hidden, team)
             for j in range(self.latent_dim):
                 if self.drifting:
                     latent[j] = output[j]

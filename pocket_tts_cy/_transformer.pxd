@@ -2,6 +2,7 @@ from libc.stdint cimport int64_t
 
 from ._arena cimport Arena
 from ._linear cimport Linear, Quantized, WeightStore
+from ._openmp cimport ptc_team
 
 
 cdef struct Layer:
@@ -52,4 +53,4 @@ cdef class Transformer:
     cdef void rotations(self, int64_t position, int64_t rows, Scratch *scratch) noexcept nogil
     cdef void run(
         self, float *x, int64_t rows, KVCache *cache, Scratch *scratch, bint cache_only,
-        int threads) noexcept nogil
+        const ptc_team *team) noexcept nogil

@@ -30,6 +30,7 @@ from ._linear cimport (
     linear_rows,
     quantized_bytes,
 )
+from ._openmp cimport ptc_team, ptc_team_size
 
 cdef float NORM_EPS = 1e-5
 cdef enum:
@@ -157,7 +158,7 @@ cdef class Transformer:
 
     cdef void run(
         self, float *x, int64_t rows, KVCache *cache, Scratch *scratch, bint cache_only,
-        int threads,
+        const ptc_team *team,
     ) noexcept nogil:
         """x [rows, d_model] through all layers, in place; appends `rows` rows to the cache.
 
@@ -192,7 +193,7 @@ cdef class Transformer:
                 layer.norm1_bias, NULL, NULL, rows, self.d_model, NORM_EPS)
             linear_rows(
                 &layer.in_proj, scratch.normed, self.d_model, rows, scratch.qkv, qkv_dim, NULL,
-                &scratch.quantized, threads)
+                &scratch.quantized, ptc_team_size(team))
             for r in range(rows):
                 row = scratch.qkv + r * qkv_dim
                 active_kernels().rope(
@@ -222,19 +223,19 @@ cdef class Transformer:
             segments[n_segments].position = cache.position
             attention_heads(
                 scratch.attended, self.q_dim, scratch.qkv, qkv_dim, segments, n_segments + 1, rows,
-                self.n_heads, self.n_kv_heads, self.head_dim, position, self.context, threads)
+                self.n_heads, self.n_kv_heads, self.head_dim, position, self.context, ptc_team_size(team))
             add_residual.scale = layer.layer_scale_1
             linear_rows(
                 &layer.out_proj, scratch.attended, self.q_dim, rows, x, self.d_model,
-                &add_residual, &scratch.quantized, threads)
+                &add_residual, &scratch.quantized, ptc_team_size(team))
             active_kernels().layer_norm(
                 scratch.normed, self.d_model, x, self.d_model, layer.norm2_weight,
                 layer.norm2_bias, NULL, NULL, rows, self.d_model, NORM_EPS)
             linear_rows(
                 &layer.linear1, scratch.normed, self.d_model, rows, scratch.hidden, self.ff_dim,
-                &gelu, &scratch.quantized, threads)
+                &gelu, &scratch.quantized, ptc_team_size(team))
             add_residual.scale = layer.layer_scale_2
             linear_rows(
                 &layer.linear2, scratch.hidden, self.ff_dim, rows, x, self.d_model, &add_residual,
-                &scratch.quantized, threads)
+                &scratch.quantized, ptc_team_size(team))
         cache.length += rows

@@ -545,6 +545,8 @@ class TTSModel:
         chunks = self._chunks(
             text, max_tokens, profile.normalize if normalize is None else normalize
         )
+        from .engine import Team
+
         engine = self._engine
         generation = Generation(
             [self._spoken_chunk(chunk, frames_after_eos) for chunk in chunks],
@@ -556,6 +558,7 @@ class TTSModel:
                 float(np.float32(self.eos_threshold)),
             ),
             StagePlan(self.num_threads, engine.mimi_frames_max),
+            Team(self.num_threads),
             self._flow_lms,
             self._mimis,
             latent_dim=engine.latent_dim,
