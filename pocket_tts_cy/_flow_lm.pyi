@@ -9,6 +9,8 @@ from ._openmp import Team
 from .config import Config
 from .safetensors_reader import Tensor
 
+MAX_CACHE_BYTES: int
+
 class FlowLM:
     def __init__(
         self,
