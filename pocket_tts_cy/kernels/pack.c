@@ -5,7 +5,9 @@
 #include "ptc/kernels.h"
 
 /* Where output j of a panel stands in a bfloat16 row: j and j + 16 are neighbours. */
-static int64_t bf16_slot(int64_t j) { return j < PTC_PANEL / 2 ? 2 * j : 2 * (j - PTC_PANEL / 2) + 1; }
+static int64_t bf16_slot(int64_t j) {
+  return j < PTC_PANEL / 2 ? 2 * j : 2 * (j - PTC_PANEL / 2) + 1;
+}
 
 void ptc_pack_panel_f32(float *out, const float *w, int64_t n_out, int64_t n_in, int64_t panel) {
   for (int64_t j = 0; j < PTC_PANEL; j++) {
