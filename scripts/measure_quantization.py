@@ -50,7 +50,6 @@ from pocket_tts_cy.weights import load_weights
 MAX_TOKENS = 50
 MATRICES = ("self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2")
 BOS = "flow_lm.bos_emb"
-EOS_BIAS = "flow_lm.out_eos.bias"
 ALIGNMENT = 64
 REFERENCE = "float32"
 #: Rounded weights as (title, bits per weight without the row scales, function).
@@ -89,22 +88,17 @@ def load_task(folder: Path, arguments: dict[str, str]) -> Task:
     state = read_voice_state(sorted((folder / "voices").glob("*.safetensors"))[0], config)
     if not isinstance(state, dict):
         raise SystemExit("the voice is an audio prompt; a voice state is needed")
-    tensors = load_weights(config, folder).tensors
-    # The bias goes to the threshold: that of a model that never ends is too large for float32 to
-    # show what varies.
-    eos_bias = tensors[EOS_BIAS].as_float32()
-    tensors[EOS_BIAS] = Tensor.from_float32(np.zeros_like(eos_bias), "F32")
     chunk = chunk_text(arguments["--text"], tokenizer, config, MAX_TOKENS)[0]
     source = NoiseSource(int(arguments["--seed"]), 32, float(arguments["--temp"]))
     source.draw()  # the text's own, which is not used
     return Task(
         config,
-        tensors,
+        load_weights(config, folder).tensors,
         [state[f"transformer.layers.{i}.self_attn"]["cache"] for i in range(len(state))],
         state_length(state),
         np.array(chunk.token_ids, np.int64),
         [source.draw().copy() for _ in range(int(arguments["--frames"]))],
-        config.default_eos_threshold - float(eos_bias[0]),
+        config.default_eos_threshold,
         int(arguments["--threads"]),
     )
 
