@@ -4,7 +4,8 @@ Each engine speaks the sentences of ``evaluation_sentences.txt`` with the embedd
 sentence i at seed i (1000 + i in the second round), and a small Whisper model writes down what it
 hears. The word error rate is that of the whole chain: model, engine and recogniser; only
 differences between engines on the same sentences mean anything. The last column is the difference
-from the first engine with its standard error, from the differences sentence by sentence.
+from the first engine with its standard error, from the differences sentence by sentence. A second
+table tells how like the first engine's the waveforms are.
 
 Usage:
   evaluate_quality.py [options] [--precision=P]...
@@ -33,12 +34,15 @@ import re
 import statistics
 import sys
 import tempfile
+import wave
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from docopt import docopt
+from numpy.typing import NDArray
 from worker import Worker
 
 from pocket_tts_cy.atomic_file import replacing_file
@@ -173,6 +177,32 @@ def table(results: dict[str, list[Heard]], made_here: set[str]) -> str:
     return "\n".join(lines)
 
 
+def waveform(path: Path) -> NDArray[np.float64]:
+    """Read the samples of a 16-bit WAV file."""
+    with wave.open(str(path)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float64)
+
+
+def likeness_table(titles: list[str], base: Path, n: int) -> str:
+    """Format how many of `n` files are as long as the first engine's, and their correlation."""
+    first, *others = titles
+    lines = [
+        f"| compared with {first} | equally long | correlation of the waveforms: median, least |",
+        "|---|---:|---:|",
+    ]
+    for title in others:
+        equal, correlations = 0, []
+        for i in range(n):
+            a, b = (waveform(base / folder / f"{i:03}.wav") for folder in (first, title))
+            equal += len(a) == len(b)
+            size = min(len(a), len(b))
+            a, b = a[:size], b[:size]
+            correlations.append(float(a @ b / np.sqrt((a @ a) * (b @ b))))
+        median, least = statistics.median(correlations), min(correlations)
+        lines.append(f"| {title} | {equal} / {n} | {median:.3f}, {least:.3f} |")
+    return "\n".join(lines)
+
+
 def engines(arguments: dict[str, Any], threads: int) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield title, interpreter and worker options of each engine."""
     common = {"config": EMBEDDED_CONFIG.name, "voice": VOICE}
@@ -228,10 +258,13 @@ def main() -> None:
                     made = list(speak(worker, sentences, limits, per_round, folder))
                 results[title] = judge(recogniser, sentences, folder, made)
                 made_here.add(title)
+            alike = likeness_table(list(results), base, len(sentences)) if len(results) > 1 else ""
             if arguments["--wavs"]:
                 folder = Path(arguments["--wavs"]).absolute()
                 results[folder.name] = judge(recogniser, sentences, folder, None)
     print(table(results, made_here))
+    if alike:
+        print(f"\n{alike}")
     if arguments["--json"]:
         content = {title: [asdict(h) for h in heard] for title, heard in results.items()}
         with replacing_file(arguments["--json"]) as file:
