@@ -19,7 +19,24 @@ def linear(
     residual: NDArray[np.float32] | None = None,
     activation: str = "identity",
     final_activation: str = "identity",
-    n_in: int | None = None,
+) -> NDArray[np.float32]: ...
+def quantize_rows(
+    isa: str, x: NDArray[np.float32]
+) -> tuple[NDArray[np.int8], NDArray[np.float32], NDArray[np.int32]]: ...
+def quantize_int16(
+    isa: str, x: NDArray[np.float32]
+) -> tuple[NDArray[np.int16], NDArray[np.float32]]: ...
+def linear_quantized(
+    isa: str,
+    x: NDArray[np.float32],
+    weights: NDArray[np.float32],
+    kind: str,
+    *,
+    bias: NDArray[np.float32] | None = None,
+    scale: NDArray[np.float32] | None = None,
+    residual: NDArray[np.float32] | None = None,
+    activation: str = "identity",
+    final_activation: str = "identity",
 ) -> NDArray[np.float32]: ...
 def dot_rows(
     isa: str, x: NDArray[np.float32], w: NDArray[np.float32], bias: float

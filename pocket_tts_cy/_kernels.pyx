@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from libc.stdint cimport int16_t, int64_t, uint16_t, uint64_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint64_t
 
 
 cdef extern from "ptc/kernels.h" nogil:
@@ -81,9 +81,48 @@ def _require(condition, message):
         raise ValueError(message)
 
 
+cdef object bind_product(
+    ptc_linear_args *a, const float[:, :] x, int64_t n_out, int64_t n_in, bias, scale, residual,
+    str activation, str final_activation,
+):
+    """Fill `a` but for weights and quantised rows; return the array [rows, n_out] it writes to.
+
+    `a` points into the arrays given, which must outlive it.
+    """
+    _require(x.shape[1] == n_in, "x and weights differ in n_in")
+    out = np.empty((x.shape[0], n_out), np.float32)
+    cdef float[:, ::1] out_view = out
+    cdef const float[::1] vector
+    cdef const float[:, ::1] residual_view
+    a.x = &x[0, 0]
+    a.ld_x = x.strides[0] // 4
+    a.n_in = n_in
+    a.n_out = n_out
+    a.out = &out_view[0, 0]
+    a.ld_out = n_out
+    a.bias = a.scale = a.residual = NULL
+    a.ld_residual = n_out
+    a.ld_scale = 0
+    a.activation = ACTIVATIONS[activation]
+    a.final_activation = ACTIVATIONS[final_activation]
+    if bias is not None:
+        vector = bias
+        _require(vector.shape[0] == n_out, "bias has the wrong size")
+        a.bias = &vector[0]
+    if scale is not None:
+        vector = scale
+        _require(vector.shape[0] == n_out, "scale has the wrong size")
+        a.scale = &vector[0]
+    if residual is not None:
+        residual_view = residual
+        _require(residual.shape == out.shape, "residual has the wrong shape")
+        a.residual = &residual_view[0, 0]
+    return out
+
+
 def linear(
     str isa, const float[:, :] x, weights, *, bias=None, scale=None, residual=None,
-    str activation="identity", str final_activation="identity", n_in=None,
+    str activation="identity", str final_activation="identity",
 ):
     """Call the linear kernel: see ``include/ptc/linear.h``.
 
@@ -102,57 +141,157 @@ def linear(
     float32 [rows, n_out]
     """
     cdef const ptc_kernels *table = table_named(isa)
-    cdef int64_t n_out = weights.shape[0], n_cols = weights.shape[1]
+    cdef int64_t n_out = weights.shape[0], n_in = weights.shape[1]
     cdef int64_t panels = (n_out + PTC_PANEL - 1) // PTC_PANEL, p
-    _require(x.shape[1] == n_cols, "x and weights differ in n_in")
-    out = np.empty((x.shape[0], n_out), np.float32)
-    cdef float[:, ::1] out_view = out
-    cdef const float[::1] bias_view, scale_view
-    cdef const float[:, ::1] residual_view
     cdef const float[:, ::1] w_f32
     cdef const uint16_t[:, ::1] w_bf16
     cdef float[::1] packed_f32
     cdef uint16_t[::1] packed_bf16
     cdef ptc_linear_args a
-    a.x = &x[0, 0]
-    a.ld_x = x.strides[0] // 4
-    a.n_in = n_cols
-    a.n_out = n_out
-    a.out = &out_view[0, 0]
-    a.ld_out = n_out
-    a.bias = a.scale = a.residual = NULL
-    a.ld_residual = n_out
-    a.ld_scale = 0
-    a.activation = ACTIVATIONS[activation]
-    a.final_activation = ACTIVATIONS[final_activation]
-    if bias is not None:
-        bias_view = bias
-        _require(bias_view.shape[0] == n_out, "bias has the wrong size")
-        a.bias = &bias_view[0]
-    if scale is not None:
-        scale_view = scale
-        _require(scale_view.shape[0] == n_out, "scale has the wrong size")
-        a.scale = &scale_view[0]
-    if residual is not None:
-        residual_view = residual
-        _require(residual.shape == out.shape, "residual has the wrong shape")
-        a.residual = &residual_view[0, 0]
+    out = bind_product(&a, x, n_out, n_in, bias, scale, residual, activation, final_activation)
     if weights.dtype == np.uint16:
         w_bf16 = weights
-        packed_bf16 = np.empty(panels * PTC_PANEL * n_cols, np.uint16)
+        packed_bf16 = np.empty(panels * PTC_PANEL * n_in, np.uint16)
         for p in range(panels):
             ptc_pack_panel_bf16(
-                &packed_bf16[p * PTC_PANEL * n_cols], &w_bf16[0, 0], n_out, n_cols, p)
+                &packed_bf16[p * PTC_PANEL * n_in], &w_bf16[0, 0], n_out, n_in, p)
         a.weights = &packed_bf16[0]
         table.linear_bf16(&a, 0, x.shape[0], 0, panels)
     else:
         w_f32 = weights
-        packed_f32 = np.empty(panels * PTC_PANEL * n_cols, np.float32)
+        packed_f32 = np.empty(panels * PTC_PANEL * n_in, np.float32)
         for p in range(panels):
-            ptc_pack_panel_f32(
-                &packed_f32[p * PTC_PANEL * n_cols], &w_f32[0, 0], n_out, n_cols, p)
+            ptc_pack_panel_f32(&packed_f32[p * PTC_PANEL * n_in], &w_f32[0, 0], n_out, n_in, p)
         a.weights = &packed_f32[0]
         table.linear_f32(&a, 0, x.shape[0], 0, panels)
+    return out
+
+
+def quantize_rows(str isa, const float[:, :] x):
+    """Rows of x [rows, n_in] as 8-bit integers; see ``include/ptc/quant.h``.
+
+    Returns
+    -------
+    q : int8 [rows, padded]
+        `padded` is n_in rounded up to a multiple of 64.
+    scales : float32 [rows, padded / 64]
+    sums : int32 [rows, padded / 32]
+        Sums of 32 values of `q`.
+    """
+    cdef int64_t rows = x.shape[0], n_in = x.shape[1]
+    cdef int64_t blocks = (n_in + PTC_Q_BLOCK - 1) // PTC_Q_BLOCK
+    q = np.empty((rows, blocks * PTC_Q_BLOCK), np.int8)
+    scales = np.empty((rows, blocks), np.float32)
+    sums = np.empty((rows, 2 * blocks), np.int32)
+    cdef int8_t[:, ::1] q_view = q
+    cdef float[:, ::1] scales_view = scales
+    cdef int32_t[:, ::1] sums_view = sums
+    table_named(isa).quantize_rows(
+        &q_view[0, 0], &scales_view[0, 0], &sums_view[0, 0], &x[0, 0], x.strides[0] // 4, rows,
+        n_in)
+    return q, scales, sums
+
+
+def quantize_int16(str isa, const float[::1] x):
+    """x [n] as 16-bit integers, n a multiple of 64; see ``include/ptc/quant16.h``.
+
+    Returns
+    -------
+    q : int16 [n]
+    scales : float32 [n / 64]
+    """
+    _require(x.shape[0] % PTC_Q_BLOCK == 0, f"the size must be a multiple of {PTC_Q_BLOCK}")
+    q = np.empty(x.shape[0], np.int16)
+    scales = np.empty(x.shape[0] // PTC_Q_BLOCK, np.float32)
+    cdef int16_t[::1] q_view = q
+    cdef float[::1] scales_view = scales
+    table_named(isa).quantize_i16(&q_view[0], &scales_view[0], &x[0], x.shape[0])
+    return q, scales
+
+
+def linear_quantized(
+    str isa, const float[:, :] x, const float[:, ::1] weights, str kind, *, bias=None, scale=None,
+    residual=None, str activation="identity", str final_activation="identity",
+):
+    """Quantise x and weights and multiply them; see ``quant.h`` and ``quant16.h``.
+
+    Parameters
+    ----------
+    isa : str
+        Instruction set.
+    x : float32 [rows, n_in]
+        Rows may overlap. For "int16" n_in and the distance of rows are multiples of 64.
+    weights : float32 [n_out, n_in]
+    kind : {"int8", "int4", "int16"}
+        How weights are kept.
+    bias, scale, residual, activation, final_activation
+        As in `linear`.
+
+    Returns
+    -------
+    float32 [rows, n_out]
+    """
+    cdef const ptc_kernels *table = table_named(isa)
+    cdef int64_t rows = x.shape[0], n_out = weights.shape[0], n_in = weights.shape[1]
+    cdef int64_t panels = (n_out + PTC_PANEL - 1) // PTC_PANEL, p
+    cdef int64_t blocks = (n_in + PTC_Q_BLOCK - 1) // PTC_Q_BLOCK
+    cdef int64_t panel_size = blocks * PTC_Q_BLOCK * PTC_PANEL
+    cdef int8_t[:, ::1] q
+    cdef int16_t[::1] q16
+    cdef float[:, ::1] x_scales
+    cdef float[::1] x_scales16
+    cdef int32_t[:, ::1] sums
+    cdef int8_t[::1] packed_i8
+    cdef uint8_t[::1] packed_i4
+    cdef int16_t[::1] packed_i16
+    cdef float[::1] w_scales
+    cdef uint16_t[::1] w_scales_bf16
+    cdef ptc_linear_args a
+    _require(kind in ("int8", "int4", "int16"), f"unknown kind {kind!r}")
+    out = bind_product(&a, x, n_out, n_in, bias, scale, residual, activation, final_activation)
+    if kind == "int16":
+        _require(
+            n_in % PTC_Q_BLOCK == 0 and (rows == 1 or a.ld_x % PTC_Q_BLOCK == 0),
+            f"n_in and the distance of rows must be multiples of {PTC_Q_BLOCK}")
+        memory = np.lib.stride_tricks.as_strided(
+            np.asarray(x), ((rows - 1) * a.ld_x + n_in,), (4,), writeable=False)
+        q16, x_scales16 = quantize_int16(isa, memory)
+        packed_i16 = np.empty(panels * panel_size, np.int16)
+        w_scales = np.empty(panels * PTC_PANEL, np.float32)
+        for p in range(panels):
+            ptc_pack_panel_i16(
+                &packed_i16[p * panel_size], &w_scales[p * PTC_PANEL], &weights[0, 0], n_out,
+                n_in, p)
+        a.x_q16 = &q16[0]
+        a.x_scales = &x_scales16[0]
+        a.weights = &packed_i16[0]
+        a.weight_scales = &w_scales[0]
+        table.linear_i16(&a, 0, rows, 0, panels)
+        return out
+    q, x_scales, sums = quantize_rows(isa, x)
+    a.x_q = &q[0, 0]
+    a.x_scales = &x_scales[0, 0]
+    a.x_sums = &sums[0, 0]
+    if kind == "int8":
+        packed_i8 = np.empty(panels * panel_size, np.int8)
+        w_scales = np.empty(panels * PTC_PANEL, np.float32)
+        for p in range(panels):
+            ptc_pack_panel_i8(
+                &packed_i8[p * panel_size], &w_scales[p * PTC_PANEL], &weights[0, 0], n_out, n_in,
+                p)
+        a.weights = &packed_i8[0]
+        a.weight_scales = &w_scales[0]
+        table.linear_i8(&a, 0, rows, 0, panels)
+    else:
+        packed_i4 = np.empty(panels * panel_size // 2, np.uint8)
+        w_scales_bf16 = np.empty(panels * 2 * blocks * PTC_PANEL, np.uint16)
+        for p in range(panels):
+            ptc_pack_panel_i4(
+                &packed_i4[p * panel_size // 2], &w_scales_bf16[p * 2 * blocks * PTC_PANEL],
+                &weights[0, 0], n_out, n_in, p)
+        a.weights = &packed_i4[0]
+        a.weight_scales = &w_scales_bf16[0]
+        table.linear_i4(&a, 0, rows, 0, panels)
     return out
 
 
