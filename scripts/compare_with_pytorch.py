@@ -15,7 +15,9 @@ then fixed). Without it one of "english" is made in a temporary folder.
 Options:
   --oracle-python=PATH  Python interpreter of a virtual environment that holds pocket-tts 4.0.1.
                         Without it this package is measured alone.
-  --precision=P         Precisions of this package [default: float32 bfloat16].
+  --precision=P         Precisions of this package [default: float32 bfloat16]. With "+1thread"
+                        behind it on one thread; with "+together" the chunks of a text are
+                        generated together, as for a file without a seed.
   --text=NAME           Texts: short, medium, long [default: short medium long].
   --rounds=N            Interleaved rounds per text [default: 5].
   --starts=N            Fresh processes per engine, for import and load [default: 3].
@@ -215,16 +217,20 @@ def make_engines(arguments: dict[str, Any], output: Path) -> list[Engine]:
         ]
         engines.append(Engine(REFERENCE, python, common | {"package": "pocket_tts"}, command))
     threads = arguments["--threads"]
-    for precision in words(arguments["--precision"]):
+    for title in words(arguments["--precision"]):
+        precision, _, way = title.partition("+")
+        if way not in ("", "1thread", "together"):
+            raise SystemExit(f"unknown way {way!r} in {title!r}; choose 1thread or together")
         options: dict[str, Any] = common | {"package": "pocket_tts_cy", "precision": precision}
-        options["threads"] = int(threads) if threads else None
+        options["together"] = way == "together"
+        options["threads"] = 1 if way == "1thread" else int(threads) if threads else None
         command = [
             *(sys.executable, "-m", "pocket_tts_cy", "--quiet", "--precision", precision),
             *("--config", CONFIG, "--voice", VOICE),
             *(["--threads", threads] if threads else []),
             *(SHORT, str(output)),
         ]
-        engines.append(Engine(precision, sys.executable, options, command))
+        engines.append(Engine(title, sys.executable, options, command))
     return engines
 
 

@@ -1,8 +1,8 @@
 """One engine in a process of its own, that speaks on request; the partner of other scripts.
 
 The only argument is a JSON object: ``package`` ("pocket_tts", the PyTorch reference, or
-"pocket_tts_cy"), ``config``, ``voice``, ``precision`` and ``threads`` (the last two for this
-package only). The first line on standard output tells how long import and load took; then each
+"pocket_tts_cy"), ``config``, ``voice``, and for this package ``precision``, ``threads`` and
+``together``. The first line on standard output tells how long import and load took; then each
 JSON line on standard input, ``{"text": ..., "seed": ..., "output": WAV or null}``, is spoken and
 answered by one JSON line of figures. Needs nothing but the engine, so it runs in any virtual
 environment.
@@ -63,6 +63,9 @@ def load_this_package(options: dict[str, Any]) -> Callable[[str, int], Iterator[
         config=options["config"], precision=options["precision"], num_threads=options["threads"]
     )
     voice = model.get_state_for_audio_prompt(options["voice"])
+    if options.get("together"):
+        # Without a seed the chunks of a text are stepped together; all audio comes at the end.
+        return lambda text, _: iter([model.generate_audio(voice, text)])
     return lambda text, seed: model.generate_audio_stream(voice, text, seed=seed)
 
 
