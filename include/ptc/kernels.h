@@ -11,6 +11,9 @@
 
 enum { PTC_PANEL = 32, PTC_MAX_HEAD_DIM = 256, PTC_Q_BLOCK = 64 };
 enum { PTC_IDENTITY = 0, PTC_GELU_TANH = 1, PTC_SILU = 2, PTC_ELU = 3 };
+/* Blocks whose largest magnitude is below this are quantised as zeros: the inverse of their scale
+ * could be infinite. */
+#define PTC_Q_LEAST 1e-30f
 #define PTC_NO_CONTEXT ((int64_t)1 << 40)
 
 /* See linear.h, quant.h and quant16.h. */

@@ -39,7 +39,7 @@ PTC_INLINE void ptc_quantize_row(int8_t *q, float *scales, int32_t *sums, const 
     }
     float maximum = f32x16_hmax(largest);
     scales[b] = maximum / 127.0f;
-    f32x16 inverse = f32x16_set1(maximum > 0.0f ? 127.0f / maximum : 0.0f);
+    f32x16 inverse = f32x16_set1(maximum >= PTC_Q_LEAST ? 127.0f / maximum : 0.0f);
     for (int64_t i = 0; i < PTC_Q_BLOCK; i += 16)
       f32x16_store_i8(q + b * PTC_Q_BLOCK + i, f32x16_round(f32x16_mul(f32x16_load(values + i), inverse)));
     for (int64_t half = 0; half < 2; half++) {

@@ -33,7 +33,7 @@ PTC_INLINE void ptc_quantize_i16(int16_t *q, float *scales, const float *x, int6
     }
     float maximum = f32x16_hmax(largest);
     scales[b] = maximum / PTC_I16_LIMIT;
-    f32x16 inverse = f32x16_set1(maximum > 0.0f ? PTC_I16_LIMIT / maximum : 0.0f);
+    f32x16 inverse = f32x16_set1(maximum >= PTC_Q_LEAST ? PTC_I16_LIMIT / maximum : 0.0f);
     PTC_UNROLL
     for (int i = 0; i < 4; i++)
       f32x16_store_i16(q + b * PTC_Q_BLOCK + 16 * i, f32x16_round(f32x16_mul(v[i], inverse)));
