@@ -9,13 +9,14 @@ from ._kernels cimport active_kernels
 from ._linear cimport BF16, F32, INT4, INT8, Kind
 from ._mimi cimport MimiDecoder
 
-from ._flow_lm import FlowLMStream
+from ._flow_lm import FlowLMBatch, FlowLMStream
 from ._kernels import checksum, isa_active, isa_available, isa_built
 from ._mimi import MimiStream
-from ._openmp import max_threads, openmp_enabled
+from ._openmp import Team, max_threads, openmp_enabled
 
 __all__ = [
-    "Engine", "checksum", "FlowLMStream", "MimiStream", "isa_active", "isa_available", "isa_built",
+    "Engine", "checksum", "FlowLMBatch", "FlowLMStream", "MimiStream", "Team", "isa_active", "isa_available",
+    "isa_built",
     "max_threads", "openmp_enabled",
     "packed_layout",
 ]

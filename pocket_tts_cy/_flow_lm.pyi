@@ -5,12 +5,20 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._engine import Engine
+from ._openmp import Team
 from .config import Config
 from .safetensors_reader import Tensor
 
+MAX_CACHE_BYTES: int
+
 class FlowLM:
     def __init__(
-        self, config: Config, tensors: Mapping[str, Tensor], kind: int, backbone: int
+        self,
+        config: Config,
+        tensors: Mapping[str, Tensor],
+        kind: int,
+        backbone: int,
+        packed: Any,
     ) -> None: ...
     @property
     def latent_dim(self) -> int: ...
@@ -39,7 +47,22 @@ class FlowLMStream:
         latent: NDArray[np.float32],
         decode_steps: int,
         num_threads: int,
+        team: Team | None = None,
     ) -> float: ...
     def last_z(self) -> NDArray[np.float32]: ...
     def export_cache(self) -> list[NDArray[np.float32]]: ...
     def report(self) -> list[tuple[str, int]]: ...
+
+class FlowLMBatch:
+    def __init__(self, engine: Engine, max_streams: int) -> None: ...
+    @property
+    def max_streams(self) -> int: ...
+    def step(
+        self,
+        streams: list[FlowLMStream],
+        noise: NDArray[np.float32],
+        latents: NDArray[np.float32],
+        decode_steps: int,
+        num_threads: int,
+        team: Team | None = None,
+    ) -> NDArray[np.float32]: ...

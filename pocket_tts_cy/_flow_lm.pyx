@@ -13,6 +13,7 @@ from ._arena cimport Arena, PackedMatrices
 from ._flow_net cimport FlowNet
 from ._kernels cimport active_kernels
 from ._linear cimport Kind, WeightStore, linear_rows
+from ._openmp cimport Team, ptc_team, ptc_team_size
 from ._transformer cimport KVCache, Scratch, Transformer
 
 from ._linear import widen
@@ -76,6 +77,63 @@ cdef class FlowLM:
         return self.store.report()
 
 
+# Scratch of one step of up to max_rows streams.
+cdef struct StepScratch:
+    Scratch transformer
+    float *previous             # [rows, latent_dim]: what came before, bos_emb at first
+    float *rows                 # [rows, d_model]
+    float *z                    # [rows, z_dim]
+    float *latents              # [rows, latent_dim]
+    float *eos                  # [rows]
+    float *flow                 # the flow head's
+
+
+cdef int allocate_step(
+    FlowLM model, Arena arena, StepScratch *scratch, int64_t max_rows, int64_t max_steps,
+) except -1:
+    """Plan, allocate and bind an arena for max_rows rows, of which max_steps are streams."""
+    cdef int64_t transformer[N_SCRATCH]
+    cdef int64_t previous, rows, z, latents, eos, flow
+    model.transformer.reserve_scratch(arena, max_rows, transformer)
+    previous = arena.reserve("flow_lm.step", max_steps * model.latent_dim * 4)
+    rows = arena.reserve("flow_lm.rows", max_rows * model.d_model * 4)
+    z = arena.reserve("flow_lm.step", max_steps * model.z_dim * 4)
+    latents = arena.reserve("flow_lm.step", max_steps * model.latent_dim * 4)
+    eos = arena.reserve("flow_lm.step", max_steps * 4)
+    flow = model.flow_net.reserve_scratch(arena, max_steps)
+    arena.allocate()
+    model.transformer.bind_scratch(arena, max_rows, transformer, &scratch.transformer)
+    scratch.previous = <float *>arena.at(previous)
+    scratch.rows = <float *>arena.at(rows)
+    scratch.z = <float *>arena.at(z)
+    scratch.latents = <float *>arena.at(latents)
+    scratch.eos = <float *>arena.at(eos)
+    scratch.flow = <float *>arena.at(flow)
+    return 0
+
+
+cdef void step_rows(
+    FlowLM model, StepScratch *s, KVCache **caches, int64_t rows, const float *noise,
+    const float *times, int64_t decode_steps, const ptc_team *team,
+) noexcept nogil:
+    """One frame of `rows` streams: s.latents and s.eos from s.previous and noise [rows, latent_dim]."""
+    linear_rows(
+        &model.input_linear, s.previous, model.latent_dim, rows, s.rows, model.d_model, NULL, NULL,
+        1)
+    model.transformer.run(s.rows, rows, caches, rows, &s.transformer, False, team)
+    active_kernels().layer_norm(
+        s.transformer.normed if model.project_z else s.z, model.d_model, s.rows, model.d_model,
+        model.out_norm_weight, model.out_norm_bias, NULL, NULL, rows, model.d_model, NORM_EPS)
+    if model.project_z:
+        linear_rows(
+            &model.z_proj, s.transformer.normed, model.d_model, rows, s.z, model.z_dim, NULL, NULL,
+            ptc_team_size(team))
+    active_kernels().dot_rows(
+        s.eos, 1, s.z, model.z_dim, model.eos_weight, model.eos_bias, rows, model.z_dim)
+    model.flow_net.sample(
+        s.z, noise, s.latents, rows, times, decode_steps, s.flow, team)
+
+
 cdef class FlowLMStream:
     """One autoregressive state.
 
@@ -88,15 +146,10 @@ cdef class FlowLMStream:
 
     cdef FlowLM model
     cdef Arena arena
-    cdef Scratch scratch
+    cdef StepScratch scratch    # scratch.previous lives from step to step
     cdef KVCache cache
     cdef list prefix_arrays     # keeps the voice's memory alive
     cdef int64_t allocated      # rows for which cache.rows has memory
-    cdef float *rows            # [PREFILL_ROWS, d_model]
-    cdef float *z               # [z_dim]
-    cdef float *latent          # [latent_dim], the previous frame's
-    cdef float *flow_scratch
-    cdef bint started           # a frame has been made since begin
     cdef bint busy
 
     def __cinit__(self):
@@ -106,21 +159,9 @@ cdef class FlowLMStream:
     def __init__(self, engine):
         cdef FlowLM model = engine.flow_lm
         cdef Transformer transformer = model.transformer
-        cdef int64_t offsets[N_SCRATCH]
-        cdef int64_t rows, normed, z, latent, flow_scratch
         self.model = model
         self.arena = Arena()
-        transformer.reserve_scratch(self.arena, PREFILL_ROWS, offsets)
-        rows = self.arena.reserve("flow_lm.rows", PREFILL_ROWS * model.d_model * 4)
-        z = self.arena.reserve("flow_lm.z", model.z_dim * 4)
-        latent = self.arena.reserve("flow_lm.latent", model.latent_dim * 4)
-        flow_scratch = model.flow_net.reserve_scratch(self.arena)
-        self.arena.allocate()
-        transformer.bind_scratch(self.arena, PREFILL_ROWS, offsets, &self.scratch)
-        self.rows = <float *>self.arena.at(rows)
-        self.z = <float *>self.arena.at(z)
-        self.latent = <float *>self.arena.at(latent)
-        self.flow_scratch = <float *>self.arena.at(flow_scratch)
+        allocate_step(model, self.arena, &self.scratch, PREFILL_ROWS, 1)
         self.cache.prefix = <const float **>malloc(transformer.n_layers * sizeof(float *))
         if self.cache.prefix == NULL:
             raise MemoryError("no memory for a stream's layer table")
@@ -200,9 +241,13 @@ cdef class FlowLMStream:
             self.cache.capacity = capacity
             self.cache.length = 0
             self.cache.position = prefix_length
-            self.started = False
+            self.feed_back(self.model.bos_emb)
         finally:
             self.busy = False
+
+    cdef void feed_back(self, const float *latent) noexcept nogil:
+        """Set what the next step continues from."""
+        memcpy(self.scratch.previous, latent, self.model.latent_dim * sizeof(float))
 
     def _grow(self, int64_t capacity):
         cdef Transformer transformer = self.model.transformer
@@ -232,6 +277,7 @@ cdef class FlowLMStream:
         """
         cdef const float[:, ::1] rows
         cdef int64_t begin, n
+        cdef ptc_team team = [num_threads, 0]
         ids = np.asarray(token_ids, np.int64).reshape(-1)
         if ids.size and not 0 <= ids.min() <= ids.max() < self.model.text_table.shape[0]:
             raise ValueError(
@@ -246,11 +292,11 @@ cdef class FlowLMStream:
                 with nogil:
                     if self.model.low_rank:
                         linear_rows(
-                            &self.model.text_proj, &rows[0, 0], rows.shape[1], n, self.rows,
-                            self.model.d_model, NULL, NULL, num_threads)
+                            &self.model.text_proj, &rows[0, 0], rows.shape[1], n, self.scratch.rows,
+                            self.model.d_model, NULL, NULL, ptc_team_size(&team))
                     else:
-                        memcpy(self.rows, &rows[0, 0], n * self.model.d_model * sizeof(float))
-                    self.append(n, num_threads)
+                        memcpy(self.scratch.rows, &rows[0, 0], n * self.model.d_model * sizeof(float))
+                    self.append(n, &team)
         finally:
             self.busy = False
 
@@ -264,6 +310,7 @@ cdef class FlowLMStream:
         """
         cdef const float[:, ::1] view = np.ascontiguousarray(rows, np.float32)
         cdef int64_t begin, n
+        cdef ptc_team team = [num_threads, 0]
         if view.shape[1] != self.model.d_model:
             raise ValueError(
                 f"embeddings have width {view.shape[1]}, the model {self.model.d_model}")
@@ -273,17 +320,20 @@ cdef class FlowLMStream:
             for begin in range(0, view.shape[0], PREFILL_ROWS):
                 n = min(<int64_t>PREFILL_ROWS, view.shape[0] - begin)
                 with nogil:
-                    memcpy(self.rows, &view[begin, 0], n * self.model.d_model * sizeof(float))
-                    self.append(n, num_threads)
+                    memcpy(self.scratch.rows, &view[begin, 0], n * self.model.d_model * sizeof(float))
+                    self.append(n, &team)
         finally:
             self.busy = False
 
-    cdef void append(self, int64_t n, int threads) noexcept nogil:
-        """Run n rows of self.rows for their keys and values only."""
-        self.model.transformer.run(self.rows, n, &self.cache, &self.scratch, True, threads)
+    cdef void append(self, int64_t n, const ptc_team *team) noexcept nogil:
+        """Run n rows of the scratch for their keys and values only."""
+        cdef KVCache *cache = &self.cache
+        self.model.transformer.run(
+            self.scratch.rows, n, &cache, 1, &self.scratch.transformer, True, team)
 
     def step(
         self, const float[::1] noise, float[::1] latent, int64_t decode_steps, int num_threads,
+        Team team=None,
     ):
         """Make the next frame.
 
@@ -296,6 +346,8 @@ cdef class FlowLMStream:
         decode_steps : int
             Sampling steps of the flow head.
         num_threads : int
+        team : Team, optional
+            Instead of a fixed number: whatever the other stage leaves, asked before each product.
 
         Returns
         -------
@@ -304,7 +356,9 @@ cdef class FlowLMStream:
         """
         cdef FlowLM model = self.model
         cdef const float[:, ::1] times
-        cdef float eos = 0.0
+        cdef KVCache *cache = &self.cache
+        cdef ptc_team alone = [num_threads, 0]
+        cdef const ptc_team *threads = &alone if team is None else &team.team
         if noise.shape[0] != model.latent_dim or latent.shape[0] != model.latent_dim:
             raise ValueError(f"noise and latent must hold {model.latent_dim} values")
         if decode_steps < 1:
@@ -314,35 +368,17 @@ cdef class FlowLMStream:
             self._reserve(1)
             times = model.flow_net.times(decode_steps)
             with nogil:
-                linear_rows(
-                    &model.input_linear, self.latent if self.started else model.bos_emb,
-                    model.latent_dim, 1, self.rows, model.d_model, NULL, NULL, 1)
-                model.transformer.run(
-                    self.rows, 1, &self.cache, &self.scratch, False, num_threads)
-                active_kernels().layer_norm(
-                    self.rows if not model.project_z else self.scratch.normed, model.d_model,
-                    self.rows, model.d_model, model.out_norm_weight, model.out_norm_bias, NULL,
-                    NULL, 1, model.d_model, NORM_EPS)
-                if model.project_z:
-                    linear_rows(
-                        &model.z_proj, self.scratch.normed, model.d_model, 1, self.z, model.z_dim,
-                        NULL, NULL, num_threads)
-                else:
-                    memcpy(self.z, self.rows, model.z_dim * sizeof(float))
-                active_kernels().dot_rows(
-                    &eos, 1, self.z, model.z_dim, model.eos_weight, model.eos_bias, 1, model.z_dim)
-                model.flow_net.sample(
-                    self.z, &noise[0], self.latent, &times[0, 0], decode_steps, self.flow_scratch,
-                    num_threads)
-                memcpy(&latent[0], self.latent, model.latent_dim * sizeof(float))
-                self.started = True
+                step_rows(
+                    model, &self.scratch, &cache, 1, &noise[0], &times[0, 0], decode_steps, threads)
+                self.feed_back(self.scratch.latents)
+                memcpy(&latent[0], self.scratch.latents, model.latent_dim * sizeof(float))
         finally:
             self.busy = False
-        return eos
+        return self.scratch.eos[0]
 
     def last_z(self):
         """The backbone's output z [z_dim] of the last step, a copy."""
-        return np.array(<float[:self.model.z_dim]>self.z)
+        return np.array(<float[:self.model.z_dim]>self.scratch.z)
 
     def export_cache(self):
         """Keys and values of all rows.
@@ -371,3 +407,102 @@ cdef class FlowLMStream:
             arrays.append(array.reshape(
                 2, 1, before + own, transformer.n_kv_heads, transformer.head_dim))
         return arrays
+
+
+cdef class FlowLMBatch:
+    """Steps several streams of one engine together: the weights are read once for all of them.
+
+    Each stream gets exactly what it gets alone.
+
+    Parameters
+    ----------
+    engine : Engine
+    max_streams : int
+        Streams per step at most.
+    """
+
+    cdef FlowLM model
+    cdef Arena arena
+    cdef StepScratch scratch
+    cdef KVCache **caches       # [max_streams]
+    cdef readonly int64_t max_streams
+
+    def __cinit__(self):
+        self.caches = NULL
+
+    def __init__(self, engine, int64_t max_streams):
+        if max_streams < 1:
+            raise ValueError(f"max_streams must be at least 1, not {max_streams}")
+        self.model = engine.flow_lm
+        self.arena = Arena()
+        self.max_streams = max_streams
+        allocate_step(self.model, self.arena, &self.scratch, max_streams, max_streams)
+        self.caches = <KVCache **>malloc(max_streams * sizeof(KVCache *))
+        if self.caches == NULL:
+            raise MemoryError("no memory for a batch")
+
+    def __dealloc__(self):
+        free(self.caches)
+
+    def step(
+        self, list streams, const float[:, ::1] noise, float[:, ::1] latents, int64_t decode_steps,
+        int num_threads, Team team=None,
+    ):
+        """Make the next frame of each stream.
+
+        Parameters
+        ----------
+        streams : list of FlowLMStream
+            At most `max_streams`, all different.
+        noise : float32 [len(streams), latent_dim]
+        latents : float32 [len(streams), latent_dim]
+            Receives the new latents.
+        decode_steps, num_threads, team
+            As for `FlowLMStream.step`.
+
+        Returns
+        -------
+        float32 [len(streams)]
+            The EOS logits.
+        """
+        cdef FlowLM model = self.model
+        cdef FlowLMStream stream
+        cdef const float[:, ::1] times
+        cdef int64_t n = len(streams), i, width = model.latent_dim
+        cdef ptc_team alone = [num_threads, 0]
+        cdef const ptc_team *threads = &alone if team is None else &team.team
+        if not 1 <= n <= self.max_streams:
+            raise ValueError(f"a step takes 1 to {self.max_streams} streams, not {n}")
+        if (
+            noise.shape[0] != n or latents.shape[0] != n or noise.shape[1] != width
+            or latents.shape[1] != width
+        ):
+            raise ValueError(f"noise and latents must be [{n}, {width}]")
+        if decode_steps < 1:
+            raise ValueError(f"decode_steps must be at least 1, not {decode_steps}")
+        times = model.flow_net.times(decode_steps)
+        entered = []
+        try:
+            for i in range(n):
+                stream = streams[i]
+                if stream.model is not model:
+                    raise ValueError("a stream of another engine")
+                stream._enter(num_threads)
+                entered.append(stream)
+                stream._reserve(1)
+                self.caches[i] = &stream.cache
+                memcpy(
+                    self.scratch.previous + i * width, stream.scratch.previous,
+                    width * sizeof(float))
+            with nogil:
+                step_rows(
+                    model, &self.scratch, self.caches, n, &noise[0, 0], &times[0, 0], decode_steps,
+                    threads)
+            for i in range(n):
+                stream = streams[i]
+                stream.feed_back(self.scratch.latents + i * width)
+                memcpy(&latents[i, 0], self.scratch.latents + i * width, width * sizeof(float))
+        finally:
+            for stream in entered:
+                stream.busy = False
+        return np.array(<float[:n]>self.scratch.eos)

@@ -2,6 +2,7 @@ from libc.stdint cimport int64_t
 
 from ._arena cimport Arena
 from ._linear cimport Linear, WeightStore
+from ._openmp cimport ptc_team
 
 
 cdef struct ResidualBlock:
@@ -23,11 +24,14 @@ cdef class FlowNet:
     cdef ResidualBlock *blocks
     cdef dict time_tables       # number of steps -> float32 [steps, dim]
 
-    cdef int64_t reserve_scratch(self, Arena arena) except -1
+    cdef int64_t reserve_scratch(self, Arena arena, int64_t max_rows) except -1
     cdef const float[:, ::1] times(self, int64_t steps)
     cdef void head(
-        self, const float *x_latent, float *y, float *out, float *modulation, float *x,
-        float *normed, float *hidden, int threads) noexcept nogil
+        self, const float *x_latent, int64_t rows, float *y, float *out, float *modulation,
+        float *x, float *normed, float *hidden, const ptc_team *team) noexcept nogil
+    cdef void modulated_norm(
+        self, float *out, const float *x, const float *weight, const float *bias,
+        const float *modulation, int64_t rows) noexcept nogil
     cdef void sample(
-        self, const float *z, const float *noise, float *latent, const float *times, int64_t steps,
-        float *scratch, int threads) noexcept nogil
+        self, const float *z, const float *noise, float *latent, int64_t rows, const float *times,
+        int64_t steps, float *scratch, const ptc_team *team) noexcept nogil

@@ -13,6 +13,7 @@ from libc.string cimport memcpy
 from ._arena cimport Arena
 from ._kernels cimport PTC_IDENTITY, PTC_SILU, active_kernels
 from ._linear cimport Epilogue, Linear, WeightStore, linear_rows
+from ._openmp cimport ptc_team, ptc_team_size
 
 cdef float NORM_EPS = 1e-6
 TIME_CONDITIONS = {"lsd": 2, "flow_matching": 1, "drifting": 0, "pointwise": 0}
@@ -68,11 +69,11 @@ cdef class FlowNet:
     def __dealloc__(self):
         free(self.blocks)
 
-    cdef int64_t reserve_scratch(self, Arena arena) except -1:
-        """Plan the scratch of `sample`: y, modulations, x, normed, hidden, output."""
-        cdef int64_t floats = (
-            self.dim + self.modulation.n_out + 3 * self.dim + self.latent_dim)
-        return arena.reserve("flow_lm.flow head scratch", (floats + 6 * 16) * 4)
+    cdef int64_t reserve_scratch(self, Arena arena, int64_t max_rows) except -1:
+        """Plan the scratch of `sample` [max_rows]: y, x, normed, hidden, modulation, output."""
+        return arena.reserve(
+            "flow_lm.flow head scratch",
+            max_rows * (4 * self.dim + self.modulation.n_out + self.latent_dim) * 4)
 
     def embed_time(self, int64_t which, double time):
         """Embedding [dim] of one time by embedder `which`.
@@ -102,11 +103,24 @@ cdef class FlowNet:
             self.time_tables[steps] = table
         return table
 
-    cdef void head(
-        self, const float *x_latent, float *y, float *out, float *modulation, float *x,
-        float *normed, float *hidden, int threads,
+    cdef void modulated_norm(
+        self, float *out, const float *x, const float *weight, const float *bias,
+        const float *modulation, int64_t rows,
     ) noexcept nogil:
-        """out [latent_dim] = head(x_latent [latent_dim]) given SiLU(y) [dim]."""
+        """out, x [rows, dim]; each row has its own shift and scale at `modulation`."""
+        cdef int64_t r
+        cdef const float *shift
+        for r in range(rows):
+            shift = modulation + r * self.modulation.n_out
+            active_kernels().layer_norm(
+                out + r * self.dim, self.dim, x + r * self.dim, self.dim, weight, bias,
+                shift + self.dim, shift, 1, self.dim, NORM_EPS)
+
+    cdef void head(
+        self, const float *x_latent, int64_t rows, float *y, float *out, float *modulation,
+        float *x, float *normed, float *hidden, const ptc_team *team,
+    ) noexcept nogil:
+        """out [rows, latent_dim] = head(x_latent [rows, latent_dim]) given SiLU(y) [rows, dim]."""
         cdef Epilogue silu, gated
         cdef const float *m = modulation
         cdef int64_t i
@@ -114,54 +128,64 @@ cdef class FlowNet:
         silu.activation = PTC_SILU
         silu.final_activation = PTC_IDENTITY
         silu.scale = NULL
+        silu.ld_scale = 0
         silu.residual = NULL
         silu.ld_residual = 0
         gated.activation = gated.final_activation = PTC_IDENTITY
+        gated.ld_scale = self.modulation.n_out
         gated.residual = x
         gated.ld_residual = self.dim
-        linear_rows(&self.modulation, y, self.dim, 1, modulation, self.modulation.n_out, NULL, NULL, threads)
-        linear_rows(&self.input_proj, x_latent, self.latent_dim, 1, x, self.dim, NULL, NULL, 1)
+        linear_rows(
+            &self.modulation, y, self.dim, rows, modulation, self.modulation.n_out, NULL, NULL,
+            ptc_team_size(team))
+        linear_rows(&self.input_proj, x_latent, self.latent_dim, rows, x, self.dim, NULL, NULL, 1)
         for i in range(self.n_blocks):
             block = &self.blocks[i]
             # shift, scale, gate
-            active_kernels().layer_norm(
-                normed, self.dim, x, self.dim, block.norm_weight, block.norm_bias, m + self.dim, m,
-                1, self.dim, NORM_EPS)
-            linear_rows(&block.mlp_in, normed, self.dim, 1, hidden, self.dim, &silu, NULL, threads)
+            self.modulated_norm(normed, x, block.norm_weight, block.norm_bias, m, rows)
+            linear_rows(
+                &block.mlp_in, normed, self.dim, rows, hidden, self.dim, &silu, NULL,
+                ptc_team_size(team))
             gated.scale = m + 2 * self.dim
-            linear_rows(&block.mlp_out, hidden, self.dim, 1, x, self.dim, &gated, NULL, threads)
+            linear_rows(
+                &block.mlp_out, hidden, self.dim, rows, x, self.dim, &gated, NULL,
+                ptc_team_size(team))
             m += 3 * self.dim
-        active_kernels().layer_norm(
-            normed, self.dim, x, self.dim, NULL, NULL, m + self.dim, m, 1, self.dim, NORM_EPS)
-        linear_rows(&self.final_linear, normed, self.dim, 1, out, self.latent_dim, NULL, NULL, 1)
+        self.modulated_norm(normed, x, NULL, NULL, m, rows)
+        linear_rows(
+            &self.final_linear, normed, self.dim, rows, out, self.latent_dim, NULL, NULL, 1)
 
     cdef void sample(
-        self, const float *z, const float *noise, float *latent, const float *times, int64_t steps,
-        float *scratch, int threads,
+        self, const float *z, const float *noise, float *latent, int64_t rows, const float *times,
+        int64_t steps, float *scratch, const ptc_team *team,
     ) noexcept nogil:
-        """latent [latent_dim] from z and noise [latent_dim]; times [steps, dim]; kinds without time
-        take one step. latent must not overlap noise."""
+        """latent [rows, latent_dim] from z [rows, z_dim] and noise [rows, latent_dim].
+
+        times [steps, dim]; kinds without time take one step. latent must not overlap noise.
+        """
         cdef float *y = scratch
-        cdef float *modulation = y + self.dim + 16
-        cdef float *x = modulation + self.modulation.n_out + 16
-        cdef float *normed = x + self.dim + 16
-        cdef float *hidden = normed + self.dim + 16
-        cdef float *output = hidden + self.dim + 16
+        cdef float *x = y + rows * self.dim
+        cdef float *normed = x + rows * self.dim
+        cdef float *hidden = normed + rows * self.dim
+        cdef float *modulation = hidden + rows * self.dim
+        cdef float *output = modulation + rows * self.modulation.n_out
         cdef Epilogue add_time
         cdef int64_t i, j
         add_time.activation = PTC_IDENTITY
         add_time.final_activation = PTC_SILU
         add_time.scale = NULL
+        add_time.ld_scale = 0
         add_time.residual = NULL
-        add_time.ld_residual = self.dim
-        memcpy(latent, noise, self.latent_dim * sizeof(float))
+        add_time.ld_residual = 0
+        memcpy(latent, noise, rows * self.latent_dim * sizeof(float))
         for i in range(1 if self.timeless else steps):
             if not self.timeless:
                 add_time.residual = times + i * self.dim
             linear_rows(
-                &self.cond_embed, z, self.cond_embed.n_in, 1, y, self.dim, &add_time, NULL, threads)
-            self.head(latent, y, output, modulation, x, normed, hidden, threads)
-            for j in range(self.latent_dim):
+                &self.cond_embed, z, self.cond_embed.n_in, rows, y, self.dim, &add_time, NULL,
+                ptc_team_size(team))
+            self.head(latent, rows, y, output, modulation, x, normed, hidden, team)
+            for j in range(rows * self.latent_dim):
                 if self.drifting:
                     latent[j] = output[j]
                 elif self.timeless:

@@ -28,6 +28,7 @@ cdef extern from "ptc/kernels.h" nogil:
         int64_t ld_out
         const float *bias
         const float *scale
+        int64_t ld_scale
         const float *residual
         int64_t ld_residual
         int activation

@@ -102,6 +102,7 @@ cdef object bind_product(
     a.ld_out = n_out
     a.bias = a.scale = a.residual = NULL
     a.ld_residual = n_out
+    a.ld_scale = 0
     a.activation = ACTIVATIONS[activation]
     a.final_activation = ACTIVATIONS[final_activation]
     if bias is not None:

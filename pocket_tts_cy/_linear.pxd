@@ -31,6 +31,7 @@ cdef struct Quantized:
 cdef struct Epilogue:
     int activation
     const float *scale
+    int64_t ld_scale            # 0: the same for all rows
     const float *residual
     int64_t ld_residual
     int final_activation

@@ -252,6 +252,7 @@ cdef void linear_rows(
     a.ld_out = ld_out
     a.bias = w.bias
     a.scale = NULL
+    a.ld_scale = 0
     a.residual = NULL
     a.ld_residual = 0
     a.activation = PTC_IDENTITY
@@ -259,6 +260,7 @@ cdef void linear_rows(
     if epilogue != NULL:
         a.activation = epilogue.activation
         a.scale = epilogue.scale
+        a.ld_scale = epilogue.ld_scale
         a.residual = epilogue.residual
         a.ld_residual = epilogue.ld_residual
         a.final_activation = epilogue.final_activation

@@ -5,11 +5,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._engine import Engine
+from ._openmp import Team
 from .config import Config
 from .safetensors_reader import Tensor
 
 class MimiDecoder:
-    def __init__(self, config: Config, tensors: Mapping[str, Tensor], kind: int) -> None: ...
+    def __init__(
+        self,
+        config: Config,
+        tensors: Mapping[str, Tensor],
+        kind: int,
+        packed: Any,
+        prefer_int16: bool,
+    ) -> None: ...
     @property
     def latent_dim(self) -> int: ...
     @property
@@ -32,6 +40,10 @@ class MimiStream:
     def __init__(self, engine: Engine) -> None: ...
     def reset(self) -> None: ...
     def decode(
-        self, latents: NDArray[np.float32], audio: NDArray[np.float32], num_threads: int
+        self,
+        latents: NDArray[np.float32],
+        audio: NDArray[np.float32],
+        num_threads: int,
+        team: Team | None = None,
     ) -> None: ...
     def report(self) -> list[tuple[str, int]]: ...

@@ -26,6 +26,7 @@ from ._conv cimport (
 )
 from ._kernels cimport PTC_ELU, PTC_IDENTITY, active_kernels
 from ._linear cimport Epilogue, Kind, Linear, WeightStore, linear_rows
+from ._openmp cimport Team, ptc_team, ptc_team_take
 from ._transformer cimport KVCache, Scratch, Transformer
 
 from .errors import EngineBusyError
@@ -286,7 +287,9 @@ cdef class MimiStream:
         self.first = True
         self.busy = False
 
-    def decode(self, const float[:, ::1] latents, float[::1] audio, int num_threads):
+    def decode(
+        self, const float[:, ::1] latents, float[::1] audio, int num_threads, Team team=None,
+    ):
         """Decode frames that follow those decoded before.
 
         Parameters
@@ -296,6 +299,8 @@ cdef class MimiStream:
         audio : float32 [n * samples_per_frame]
             Receives the samples.
         num_threads : int
+        team : Team, optional
+            Told that `num_threads` of its threads are busy until the samples are there.
         """
         cdef MimiDecoder model = self.model
         cdef int64_t n = latents.shape[0], begin, block
@@ -305,6 +310,8 @@ cdef class MimiStream:
             raise ValueError(
                 f"audio must hold {model.samples_per_frame} samples for each of {n} frames")
         self._enter(num_threads)
+        if team is not None:
+            ptc_team_take(&team.team, num_threads)
         try:
             with nogil:
                 begin = 0
@@ -316,6 +323,8 @@ cdef class MimiStream:
                     begin += block
         finally:
             self.busy = False
+            if team is not None:
+                ptc_team_take(&team.team, -num_threads)
 
     cdef void decode_block(
         self, MimiDecoder model, const float *latents, int64_t n, float *audio, int threads,
@@ -323,6 +332,8 @@ cdef class MimiStream:
         """audio [n * samples_per_frame] from latents [n, latent_dim], n <= FRAMES_PER_BLOCK."""
         cdef int64_t rows = n * model.rows_per_frame
         cdef int64_t d_model = model.transformer.d_model
+        cdef ptc_team team = [threads, 0]
+        cdef KVCache *cache
         cdef int64_t i, f
         cdef float *x = self.wide
         for i in range(n * model.latent_dim):
@@ -340,7 +351,8 @@ cdef class MimiStream:
             x = self.x
             linear_rows(&model.input_proj, self.wide, model.width, rows, x, d_model, NULL, &self.scratch.quantized, threads)
         self.make_room(model.transformer, rows)
-        model.transformer.run(x, rows, &self.cache, &self.scratch, False, threads)
+        cache = &self.cache
+        model.transformer.run(x, rows, &cache, 1, &self.scratch, False, &team)
         if model.has_output_proj:
             linear_rows(&model.output_proj, x, d_model, rows, self.wide, model.width, NULL, &self.scratch.quantized, threads)
             x = self.wide
@@ -380,11 +392,13 @@ cdef class MimiStream:
         cdef Epilogue elu, add_raw
         elu.activation = PTC_ELU
         elu.scale = NULL
+        elu.ld_scale = 0
         elu.residual = NULL
         elu.ld_residual = 0
         elu.final_activation = PTC_IDENTITY
         add_raw.activation = PTC_IDENTITY
         add_raw.scale = NULL
+        add_raw.ld_scale = 0
         add_raw.residual = self.raw
         memcpy(
             conv_input(&self.first_conv, self.arena), x,

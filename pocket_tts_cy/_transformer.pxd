@@ -2,6 +2,7 @@ from libc.stdint cimport int64_t
 
 from ._arena cimport Arena
 from ._linear cimport Linear, Quantized, WeightStore
+from ._openmp cimport ptc_team
 
 
 cdef struct Layer:
@@ -49,7 +50,10 @@ cdef class Transformer:
     cdef void bind_scratch(
         self, Arena arena, int64_t max_rows, const int64_t *offsets, Scratch *scratch) noexcept
     cdef int64_t widest(self) noexcept
-    cdef void rotations(self, int64_t position, int64_t rows, Scratch *scratch) noexcept nogil
+    cdef void rotations(self, int64_t position, int64_t row, Scratch *scratch) noexcept nogil
+    cdef void attend(
+        self, int64_t n, const KVCache *cache, int64_t added, const Scratch *scratch, int64_t row,
+        int64_t rows, int threads) noexcept nogil
     cdef void run(
-        self, float *x, int64_t rows, KVCache *cache, Scratch *scratch, bint cache_only,
-        int threads) noexcept nogil
+        self, float *x, int64_t rows, KVCache **caches, int64_t n_caches, Scratch *scratch,
+        bint cache_only, const ptc_team *team) noexcept nogil

@@ -30,6 +30,7 @@ from ._linear cimport (
     linear_rows,
     quantized_bytes,
 )
+from ._openmp cimport ptc_team, ptc_team_size
 
 cdef float NORM_EPS = 1e-5
 cdef enum:
@@ -141,100 +142,121 @@ cdef class Transformer:
         """The largest number of inputs of a layer's matrices."""
         return max(self.d_model, self.q_dim, self.ff_dim)
 
-    cdef void rotations(self, int64_t position, int64_t rows, Scratch *scratch) noexcept nogil:
-        """cos and sin tables [rows, head_dim] as include/ptc/rope.h wants them."""
-        cdef int64_t r, i
+    cdef void rotations(self, int64_t position, int64_t row, Scratch *scratch) noexcept nogil:
+        """Row `row` of the cos and sin tables, as include/ptc/rope.h wants it."""
+        cdef float *cosines = scratch.cosines + row * self.head_dim
+        cdef float *sines = scratch.sines + row * self.head_dim
+        cdef int64_t i
         cdef float angle, c, s
-        for r in range(rows):
-            for i in range(self.head_dim // 2):
-                angle = self.frequencies[i] * <float>(position + r)
-                c = <float>cos(<double>angle)
-                s = <float>sin(<double>angle)
-                scratch.cosines[r * self.head_dim + 2 * i] = c
-                scratch.cosines[r * self.head_dim + 2 * i + 1] = c
-                scratch.sines[r * self.head_dim + 2 * i] = -s
-                scratch.sines[r * self.head_dim + 2 * i + 1] = s
+        for i in range(self.head_dim // 2):
+            angle = self.frequencies[i] * <float>position
+            c = <float>cos(<double>angle)
+            s = <float>sin(<double>angle)
+            cosines[2 * i] = c
+            cosines[2 * i + 1] = c
+            sines[2 * i] = -s
+            sines[2 * i + 1] = s
+
+    cdef void attend(
+        self, int64_t n, const KVCache *cache, int64_t added, const Scratch *scratch, int64_t row,
+        int64_t rows, int threads,
+    ) noexcept nogil:
+        """Attention of layer n for `rows` queries from `row` on; `added` rows are new in the cache."""
+        cdef int64_t qkv_dim = self.q_dim + 2 * self.kv_dim
+        cdef ptc_kv_segment segments[2]
+        cdef int n_segments = 0
+        if cache.prefix_rows > 0:
+            segments[0].k = cache.prefix[n]
+            segments[0].v = cache.prefix[n] + cache.prefix_capacity * self.kv_dim
+            segments[0].ld = self.kv_dim
+            segments[0].n_rows = cache.prefix_rows
+            segments[0].position = 0
+            n_segments = 1
+        segments[n_segments].k = cache.rows + 2 * n * cache.capacity * self.kv_dim
+        segments[n_segments].v = segments[n_segments].k + cache.capacity * self.kv_dim
+        segments[n_segments].ld = self.kv_dim
+        segments[n_segments].n_rows = cache.length + added
+        segments[n_segments].position = cache.position
+        attention_heads(
+            scratch.attended + row * self.q_dim, self.q_dim, scratch.qkv + row * qkv_dim, qkv_dim,
+            segments, n_segments + 1, rows, self.n_heads, self.n_kv_heads, self.head_dim,
+            cache.position + cache.length, self.context, threads)
 
     cdef void run(
-        self, float *x, int64_t rows, KVCache *cache, Scratch *scratch, bint cache_only,
-        int threads,
+        self, float *x, int64_t rows, KVCache **caches, int64_t n_caches, Scratch *scratch,
+        bint cache_only, const ptc_team *team,
     ) noexcept nogil:
-        """x [rows, d_model] through all layers, in place; appends `rows` rows to the cache.
+        """x [rows, d_model] through all layers, in place; appends the rows to the caches.
 
-        cache_only: nobody reads the result, only the cache matters, so the last layer stops after
+        One cache: the rows follow each other in it. As many caches as rows: each row is the next
+        one of its own stream, and the weights are read once for all of them.
+
+        cache_only: nobody reads the result, only the caches matter, so the last layer stops after
         its keys and values.
         """
-        cdef int64_t position = cache.position + cache.length
         cdef int64_t qkv_dim = self.q_dim + 2 * self.kv_dim
-        cdef int64_t n, r
-        cdef int n_segments
+        cdef int64_t n, r, slot
+        cdef bint together = n_caches == 1
         cdef const Layer *layer
+        cdef KVCache *cache
         cdef Epilogue add_residual, gelu
-        cdef ptc_kv_segment segments[2]
         cdef float *keys
-        cdef float *values
         cdef float *row
         add_residual.activation = add_residual.final_activation = PTC_IDENTITY
+        add_residual.ld_scale = 0
         add_residual.residual = x
         add_residual.ld_residual = self.d_model
         gelu.activation = PTC_GELU_TANH
         gelu.final_activation = PTC_IDENTITY
         gelu.scale = NULL
+        gelu.ld_scale = 0
         gelu.residual = NULL
         gelu.ld_residual = 0
-        self.rotations(position, rows, scratch)
+        for r in range(rows):
+            cache = caches[0 if together else r]
+            self.rotations(cache.position + cache.length + (r if together else 0), r, scratch)
         for n in range(self.n_layers):
             layer = &self.layers[n]
-            keys = cache.rows + 2 * n * cache.capacity * self.kv_dim
-            values = keys + cache.capacity * self.kv_dim
             active_kernels().layer_norm(
                 scratch.normed, self.d_model, x, self.d_model, layer.norm1_weight,
                 layer.norm1_bias, NULL, NULL, rows, self.d_model, NORM_EPS)
             linear_rows(
                 &layer.in_proj, scratch.normed, self.d_model, rows, scratch.qkv, qkv_dim, NULL,
-                &scratch.quantized, threads)
+                &scratch.quantized, ptc_team_size(team))
             for r in range(rows):
+                cache = caches[0 if together else r]
+                slot = cache.length + (r if together else 0)
+                keys = cache.rows + (2 * n * cache.capacity + slot) * self.kv_dim
                 row = scratch.qkv + r * qkv_dim
                 active_kernels().rope(
                     row, row, scratch.cosines + r * self.head_dim,
                     scratch.sines + r * self.head_dim, self.n_heads, self.head_dim)
                 active_kernels().rope(
-                    keys + (cache.length + r) * self.kv_dim, row + self.q_dim,
-                    scratch.cosines + r * self.head_dim, scratch.sines + r * self.head_dim,
-                    self.n_kv_heads, self.head_dim)
+                    keys, row + self.q_dim, scratch.cosines + r * self.head_dim,
+                    scratch.sines + r * self.head_dim, self.n_kv_heads, self.head_dim)
                 memcpy(
-                    values + (cache.length + r) * self.kv_dim, row + self.q_dim + self.kv_dim,
+                    keys + cache.capacity * self.kv_dim, row + self.q_dim + self.kv_dim,
                     self.kv_dim * sizeof(float))
             if cache_only and n == self.n_layers - 1:
                 break
-            n_segments = 0
-            if cache.prefix_rows > 0:
-                segments[0].k = cache.prefix[n]
-                segments[0].v = cache.prefix[n] + cache.prefix_capacity * self.kv_dim
-                segments[0].ld = self.kv_dim
-                segments[0].n_rows = cache.prefix_rows
-                segments[0].position = 0
-                n_segments = 1
-            segments[n_segments].k = keys
-            segments[n_segments].v = values
-            segments[n_segments].ld = self.kv_dim
-            segments[n_segments].n_rows = cache.length + rows
-            segments[n_segments].position = cache.position
-            attention_heads(
-                scratch.attended, self.q_dim, scratch.qkv, qkv_dim, segments, n_segments + 1, rows,
-                self.n_heads, self.n_kv_heads, self.head_dim, position, self.context, threads)
+            if together:
+                self.attend(n, caches[0], rows, scratch, 0, rows, ptc_team_size(team))
+            else:
+                for r in range(rows):
+                    self.attend(n, caches[r], 1, scratch, r, 1, ptc_team_size(team))
             add_residual.scale = layer.layer_scale_1
             linear_rows(
                 &layer.out_proj, scratch.attended, self.q_dim, rows, x, self.d_model,
-                &add_residual, &scratch.quantized, threads)
+                &add_residual, &scratch.quantized, ptc_team_size(team))
             active_kernels().layer_norm(
                 scratch.normed, self.d_model, x, self.d_model, layer.norm2_weight,
                 layer.norm2_bias, NULL, NULL, rows, self.d_model, NORM_EPS)
             linear_rows(
                 &layer.linear1, scratch.normed, self.d_model, rows, scratch.hidden, self.ff_dim,
-                &gelu, &scratch.quantized, threads)
+                &gelu, &scratch.quantized, ptc_team_size(team))
             add_residual.scale = layer.layer_scale_2
             linear_rows(
                 &layer.linear2, scratch.hidden, self.ff_dim, rows, x, self.d_model, &add_residual,
-                &scratch.quantized, threads)
-        cache.length += rows
+                &scratch.quantized, ptc_team_size(team))
+        for r in range(n_caches):
+            caches[r].length += rows if together else 1

@@ -275,6 +275,7 @@ def _speak(options: dict[str, Any]) -> None:
         True,
         threading.Event(),
         seed=seed,
+        together=seed is None and output != "-",
         # Without the option the model decides.
         normalize=True if options["--normalize"] else None,
     )

@@ -31,8 +31,10 @@ _added = _set_wait_policy()
 try:
     from ._engine import (
         Engine,
+        FlowLMBatch,
         FlowLMStream,
         MimiStream,
+        Team,
         checksum,
         isa_active,
         isa_available,
@@ -46,8 +48,10 @@ finally:
 
 __all__ = [
     "Engine",
+    "FlowLMBatch",
     "FlowLMStream",
     "MimiStream",
+    "Team",
     "checksum",
     "isa_active",
     "isa_available",

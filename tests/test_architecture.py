@@ -40,6 +40,7 @@ PYTHON = [
     },
     {"audio", "languages", "safetensors_writer", "tokenizer"},
     {"packed_cache", "pipeline", "text", "voices", "weights"},
+    {"together"},
     {"model"},
     {"info"},
     {"cli"},

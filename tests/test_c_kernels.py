@@ -23,8 +23,8 @@ SOURCES = ROOT / "pocket_tts_cy" / "kernels"
 FLAGS = ["-std=c11", "-ffp-contract=off", "-fno-math-errno", "-Wall", "-Wextra", "-Werror"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"]
 KERNELS = {
-    "linear_f32", "linear_bf16", "quantize_rows", "linear_i8", "linear_i4", "dot_rows",
-    "layer_norm", "activation", "rope", "attention", "upsample_depthwise", "pcm16",
+    "linear_f32", "linear_bf16", "quantize_rows", "linear_i8", "linear_i4", "linear_i16",
+    "dot_rows", "layer_norm", "activation", "rope", "attention", "upsample_depthwise", "pcm16",
 }  # fmt: skip
 
 Results = dict[str, dict[str, tuple[str, float]]]

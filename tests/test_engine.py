@@ -23,7 +23,7 @@ from random_engine import (
 )
 
 from pocket_tts_cy.config import parse_config
-from pocket_tts_cy.engine import Engine, FlowLMStream, MimiStream
+from pocket_tts_cy.engine import Engine, FlowLMBatch, FlowLMStream, MimiStream, Team
 from pocket_tts_cy.errors import EngineBusyError
 
 MODELS = ["small", "replicating", "embedded"]
@@ -519,7 +519,34 @@ def test_prefill_and_step_refuse_wrong_arrays() -> None:
     assert np.isfinite(run_steps(stream, 2)[0]).all()
 
 
+def test_a_shared_team_changes_no_bit() -> None:
+    """FlowLM takes what Mimi leaves: more or fewer threads from product to product."""
+    engine, n_steps = engine_of("small"), 40
+    voice = voice_of(engine, 6)
+    expected = run_steps_from(engine, voice, 6, n_steps)[0]
+    team, mimi = Team(2), MimiStream(engine)
+    audio, ended = np.empty(engine.samples_per_frame, np.float32), threading.Event()
+
+    def decode_until_ended() -> None:
+        while not ended.is_set():
+            mimi.decode(expected[:1], audio, 1, team)
+
+    stream = FlowLMStream(engine)
+    stream.begin(voice, 6, n_steps)
+    latents = np.empty_like(expected)
+    noise = normal(3, n_steps, LATENT) * np.float32(0.5)
+    with ThreadPoolExecutor(1) as pool:
+        decoding = pool.submit(decode_until_ended)
+        for row, latent in zip(noise, latents, strict=True):
+            stream.step(row, latent, 2, 2, team)
+        ended.set()
+        decoding.result()
+    np.testing.assert_array_equal(latents, expected)
+
+
 def test_a_team_needs_a_thread() -> None:
+    with pytest.raises(ValueError, match="thread"):
+        Team(0)
     threads = 0
     engine = engine_of("small")
     stream, mimi = FlowLMStream(engine), MimiStream(engine)
@@ -671,3 +698,67 @@ def test_computing_leaves_the_interpreter_free(call: str) -> None:
         time.sleep(0.0005)
     thread.join()
     assert turns > 5
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("precision", ["float32", "int8", "int4"])
+def test_streams_stepped_together_get_what_they_get_alone(name: str, precision: str) -> None:
+    engine = engine_of(name, precision)
+    n_steps, lengths = 7, [0, 3, 11, 4]
+    noise = normal(21, len(lengths), n_steps, LATENT) * np.float32(0.5)
+
+    def begun(index: int) -> FlowLMStream:
+        stream = FlowLMStream(engine)
+        voice = voice_of(engine, 6)
+        stream.begin(voice, 6, 40)
+        stream.prefill_tokens(np.arange(lengths[index]), 1)
+        return stream
+
+    alone = np.empty((len(lengths), n_steps, LATENT), np.float32)
+    logits_alone = np.empty((len(lengths), n_steps))
+    for index in range(len(lengths)):
+        stream = begun(index)
+        for step in range(n_steps):
+            logits_alone[index, step] = stream.step(noise[index, step], alone[index, step], 2, 1)
+    batch = FlowLMBatch(engine, 4)
+    streams = [begun(index) for index in range(len(lengths))]
+    # One stream ends early, as texts do; one steps alone in between.
+    together, logits = np.empty_like(alone), np.empty_like(logits_alone)
+    for step in range(n_steps):
+        active = [index for index in range(len(lengths)) if index != 1 or step < 4]
+        if step == 2:
+            logits[3, step] = streams[3].step(noise[3, step], together[3, step], 2, 1)
+            active.remove(3)
+        latents = np.empty((len(active), LATENT), np.float32)
+        logits[active, step] = batch.step(
+            [streams[index] for index in active], noise[active, step], latents, 2, 1 + step % 2
+        )
+        together[active, step] = latents
+    together[1, 4:], logits[1, 4:] = alone[1, 4:], logits_alone[1, 4:]
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(logits, logits_alone.astype(np.float32))
+
+
+def test_a_batch_refuses_what_does_not_fit() -> None:
+    engine = engine_of("small")
+    batch = FlowLMBatch(engine, 2)
+    stream, other = FlowLMStream(engine), FlowLMStream(engine)
+    for begun in (stream, other):
+        begun.begin([], 0, 2)
+    noise, latents = normal(1, 2, LATENT), np.empty((2, LATENT), np.float32)
+    with pytest.raises(EngineBusyError):
+        batch.step([stream, stream], noise, latents, 1, 1)
+    with pytest.raises(ValueError, match="1 to 2 streams"):
+        batch.step(
+            [stream, other, stream], normal(1, 3, LATENT), np.empty((3, LATENT), np.float32), 1, 1
+        )
+    with pytest.raises(ValueError, match="must be"):
+        batch.step([stream], noise, latents, 1, 1)
+    with pytest.raises(ValueError, match="another engine"):
+        batch.step([stream, FlowLMStream(engine_of("grouped"))], noise, latents, 1, 1)
+    for _ in range(2):
+        batch.step([stream, other], noise, latents, 1, 1)
+    with pytest.raises(ValueError, match="begun for 2 rows"):
+        batch.step([stream, other], noise, latents, 1, 1)
+    with pytest.raises(ValueError, match="max_streams"):
+        FlowLMBatch(engine, 0)

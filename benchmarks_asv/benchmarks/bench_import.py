@@ -1,6 +1,8 @@
 """Start-up: import of the package and loading of models, each in a fresh process."""
 
-from .common import PRECISIONS, EnglishModel, need_precision, optional
+import importlib.util
+
+from .common import PRECISIONS, EnglishModel, need_precision, optional, speaker
 
 IMPORT = "from pocket_tts_cy import TTSModel"
 
@@ -30,12 +32,20 @@ class LoadEmbedded:
 class LoadEnglish(EnglishModel):
     """Loading of a full-size bfloat16 model in a fresh process."""
 
-    params = (PRECISIONS,)
-    param_names = ("precision",)
+    params = (PRECISIONS, ["packed anew", "cached"])
+    param_names = ("precision", "weights")
 
-    def timeraw_load(self, folder: str | None, precision: str) -> tuple[str, str]:
+    def setup(self, folder: str | None, precision: str, weights: str) -> None:
+        """Fill the cache of packed weights."""
+        if weights == "cached":
+            optional("packed_cache")
+            speaker(folder, precision, 1)
+
+    def timeraw_load(self, folder: str | None, precision: str, weights: str) -> tuple[str, str]:
         """Configuration, weights and tokenizer."""
         need_precision(precision)
         optional("", "TTSModel")
-        path = f"{folder}/config.yaml"
-        return f"TTSModel.load_model(config={path!r}, precision={precision!r})", IMPORT
+        options = f"config={folder + '/config.yaml'!r}, precision={precision!r}"
+        if weights == "packed anew" and importlib.util.find_spec("pocket_tts_cy.packed_cache"):
+            options += ", use_cache=False"
+        return f"TTSModel.load_model({options})", IMPORT

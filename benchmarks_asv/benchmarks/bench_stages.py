@@ -49,10 +49,10 @@ class FlowLM(EnglishModel):
 class Mimi(EnglishModel):
     """The decoder in the middle of an utterance, when its attention window is full.
 
-    It has no quantised weights.
+    In the int8 and int4 modes it is the same decoder.
     """
 
-    params = (PRECISIONS[:2], THREADS, [1, 4, FRAMES])
+    params = (PRECISIONS[:3], THREADS, [1, 4, FRAMES])
     param_names = ("precision", "threads", "frames per call")
 
     def setup(self, folder: str | None, precision: str, threads: int, per_call: int) -> None:

@@ -30,7 +30,8 @@ typedef struct {
   float *out; /* [rows, n_out], distance ld_out */
   int64_t ld_out;
   const float *bias;     /* [n_out] or NULL */
-  const float *scale;    /* [n_out] or NULL */
+  const float *scale;    /* [rows, n_out], distance ld_scale (0: the same for all), or NULL */
+  int64_t ld_scale;
   const float *residual; /* [rows, n_out], distance ld_residual, or NULL; may be out */
   int64_t ld_residual;
   int activation;       /* applied to the sum and bias */

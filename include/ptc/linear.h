@@ -1,6 +1,6 @@
 /* Matrix products with weights packed for the kernels.
  *
- *   out[m, n] = residual[m, n] + scale[n] * f( bias[n] + sum_k x[m, k] W[n, k] )
+ *   out[m, n] = residual[m, n] + scale[m, n] * f( bias[n] + sum_k x[m, k] W[n, k] )
  *
  * Packing. W [n_out, n_in] is stored as panels of 32 outputs, each [n_in, 32]: one row of x meets
  * 32 weights that are consecutive in memory, so no sum across lanes is ever needed and weights are
@@ -51,7 +51,7 @@ PTC_INLINE void ptc_epilogue_vector(const ptc_linear_args *a, int64_t m, int64_t
                                     f32x16 sum, const int activation, const int final_activation) {
   if (a->bias) sum = f32x16_add(sum, f32x16_load_n(a->bias + column, n));
   sum = f32x16_activate(sum, activation);
-  if (a->scale) sum = f32x16_mul(sum, f32x16_load_n(a->scale + column, n));
+  if (a->scale) sum = f32x16_mul(sum, f32x16_load_n(a->scale + m * a->ld_scale + column, n));
   if (a->residual)
     sum = f32x16_add(sum, f32x16_load_n(a->residual + m * a->ld_residual + column, n));
   f32x16_store_n(a->out + m * a->ld_out + column, f32x16_activate(sum, final_activation), n);

@@ -340,6 +340,66 @@ static void check_linear_quantized(const ptc_kernels *table, int bits) {
   end_kernel(table->name, kernel);
 }
 
+/* A product in 16 bits over rows that overlap when ld_x < n_in; both are multiples of 64. */
+static void check_product_i16(const ptc_kernels *table, int64_t rows, int64_t n_in, int64_t ld_x,
+                              int64_t n_out, int extreme) {
+  int64_t panels = (n_out + PTC_PANEL - 1) / PTC_PANEL, n = (rows - 1) * ld_x + n_in;
+  float *x = new_input(n), *w = new_input(n_out * n_in), *bias = new_input(n_out);
+  float *out = new_output(rows * n_out), *x_scales = new_output(n / PTC_Q_BLOCK);
+  float *scales = new_output(panels * PTC_PANEL);
+  int16_t *q = (int16_t *)new_block((size_t)n * 2, 1);
+  int16_t *packed = (int16_t *)new_block((size_t)(panels * PTC_PANEL * n_in) * 2, 1);
+  for (int64_t i = 0; extreme && i < n; i++) x[i] = 1.0f; /* the largest sum of a block */
+  for (int64_t i = 0; extreme && i < n_out * n_in; i++) w[i] = i / n_in % 2 ? -1.0f : 1.0f;
+  for (int64_t p = 0; p < panels; p++)
+    ptc_pack_panel_i16(packed + p * PTC_PANEL * n_in, scales + p * PTC_PANEL, w, n_out, n_in, p);
+  table->quantize_i16(q, x_scales, x, n);
+  for (int64_t i = 0; i < n; i++) {
+    double scale = x_scales[i / PTC_Q_BLOCK];
+    compare(q[i] * scale, x[i], scale * 0.501);
+  }
+  ptc_linear_args a = {.x_q16 = q, .x_scales = x_scales, .ld_x = ld_x, .weights = packed};
+  a.weight_scales = scales;
+  a.n_in = n_in;
+  a.n_out = n_out;
+  a.out = out;
+  a.ld_out = n_out;
+  a.bias = bias;
+  table->linear_i16(&a, 0, rows, 0, panels);
+  for (int64_t o = 0; o < n_out; o++) {
+    const int16_t *panel = packed + o / PTC_PANEL * PTC_PANEL * n_in;
+    for (int64_t m = 0; m < rows; m++) {
+      double sum = 0.0, size = 0.0;
+      for (int64_t k = 0; k < n_in; k++) {
+        double weight = panel[(k / 2 * PTC_PANEL + o % PTC_PANEL) * 2 + k % 2] * (double)scales[o];
+        double value = q[m * ld_x + k] * (double)x_scales[(m * ld_x + k) / PTC_Q_BLOCK];
+        sum += weight * value;
+        size += fabs(weight * value);
+        if (m == 0) compare(weight, w[o * n_in + k], scales[o] * 0.501);
+      }
+      compare(
+          out[m * n_out + o], sum + bias[o],
+          UNIT * ((2.0 * (double)(n_in / PTC_Q_BLOCK) + 3.0) * size + 2.0 * fabs(sum + bias[o])));
+    }
+  }
+  add_to_hash(q, n * 2);
+  add_to_hash(out, rows * n_out * 4);
+}
+
+static void check_linear_i16(const ptc_kernels *table) {
+  static const int64_t all_rows[] = {1, 2, 3, 6, 7, 13}, all_in[] = {64, 192, 576};
+  static const int64_t all_out[] = {1, 16, 17, 33, 130};
+  begin_kernel(11);
+  for (int r = 0; r < COUNT(all_rows); r++)
+    for (int i = 0; i < COUNT(all_in); i++)
+      for (int o = 0; o < COUNT(all_out); o++) {
+        check_product_i16(table, all_rows[r], all_in[i], r % 2 ? 64 : all_in[i], all_out[o],
+                          o == 3);
+        end_case(table->name, "linear_i16");
+      }
+  end_kernel(table->name, "linear_i16");
+}
+
 static const int64_t widths[] = {1, 3, 12, 16, 17, 24, 31, 33, 96, 112, 513, 1100};
 
 static void check_dot_rows(const ptc_kernels *table) {
@@ -560,6 +620,7 @@ int main(void) {
     check_quantize_rows(table);
     check_linear_quantized(table, 8);
     check_linear_quantized(table, 4);
+    check_linear_i16(table);
     check_dot_rows(table);
     check_layer_norm(table);
     check_activation(table);
