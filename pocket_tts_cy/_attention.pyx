@@ -15,7 +15,7 @@ cdef void attention_heads(
     int n_segments, int64_t rows, int64_t n_heads, int64_t n_kv_heads, int64_t head_dim,
     int64_t first_position, int64_t context, int threads,
 ) noexcept nogil:
-    """out, q [rows, n_heads * head_dim]; segments point at kv head 0 of rows [n_kv_heads * head_dim].
+    """out, q [rows, n_heads * head_dim]; segments point at kv head 0 of their rows.
 
     Query head h uses kv head h // (n_heads // n_kv_heads).
     """

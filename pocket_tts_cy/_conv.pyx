@@ -91,7 +91,8 @@ cdef void conv_run(
             memcpy(buffer + t * c, buffer + conv.halo * c, c * sizeof(float))
     if conv.dilation == 1:
         linear_rows(
-            &conv.weights, buffer, c, conv.rows, out, conv.weights.n_out, epilogue, x_quantized, threads)
+            &conv.weights, buffer, c, conv.rows, out, conv.weights.n_out, epilogue, x_quantized,
+            threads)
         return
     gathered = <float *>arena.at(conv.gather_offset)
     for t in range(conv.rows):

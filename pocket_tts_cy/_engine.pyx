@@ -15,10 +15,8 @@ from ._mimi import MimiStream
 from ._openmp import Team, max_threads, openmp_enabled
 
 __all__ = [
-    "Engine", "checksum", "FlowLMBatch", "FlowLMStream", "MimiStream", "Team", "isa_active", "isa_available",
-    "isa_built",
-    "max_threads", "openmp_enabled",
-    "packed_layout",
+    "Engine", "FlowLMBatch", "FlowLMStream", "MimiStream", "Team", "checksum", "isa_active",
+    "isa_available", "isa_built", "max_threads", "openmp_enabled", "packed_layout",
 ]
 
 # Number of the layout of packed matrices; every change of packing or of its order needs another.
@@ -77,7 +75,8 @@ cdef class Engine:
 
     def __init__(self, config, tensors, str precision, packed=None):
         if precision not in PRECISIONS:
-            raise ValueError(f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
+            raise ValueError(
+                f"unknown precision {precision!r}; choose from {', '.join(PRECISIONS)}")
         cdef Kind backbone = PRECISIONS[precision]
         cdef Kind kind = backbone
         if backbone == INT8 or backbone == INT4:
@@ -95,7 +94,7 @@ cdef class Engine:
         Returns
         -------
         list of buffer
-            Joined, they are what `packed` takes. The order and the layout depend on the model and on
+            Joined, they are what `packed` takes. Order and layout depend on the model and on
             `packed_layout`.
         """
         return self.packed.pieces_in_order()

@@ -25,6 +25,8 @@ cdef enum:
     PREFILL_ROWS = 64
     N_SCRATCH = 7
 
+# More than any machine has; OpenMP ends the process when it cannot start a team.
+MAX_THREADS = 1024
 # More than any machine has, and small enough for 64-bit sizes.
 MAX_CACHE_BYTES = 1 << 46
 
@@ -116,7 +118,10 @@ cdef void step_rows(
     FlowLM model, StepScratch *s, KVCache **caches, int64_t rows, const float *noise,
     const float *times, int64_t decode_steps, const ptc_team *team,
 ) noexcept nogil:
-    """One frame of `rows` streams: s.latents and s.eos from s.previous and noise [rows, latent_dim]."""
+    """One frame of `rows` streams: s.latents and s.eos from s.previous and noise.
+
+    noise [rows, latent_dim]; times: of the flow head, [decode_steps, dim].
+    """
     linear_rows(
         &model.input_linear, s.previous, model.latent_dim, rows, s.rows, model.d_model, NULL, NULL,
         1)
@@ -185,8 +190,9 @@ cdef class FlowLMStream:
         return self.cache.prefix_rows + self.cache.length
 
     def _enter(self, int num_threads=1):
-        if num_threads < 1:
-            raise ValueError(f"a team needs at least one thread, not {num_threads}")
+        if not 1 <= num_threads <= MAX_THREADS:
+            raise ValueError(
+                f"a team needs at least one thread and at most {MAX_THREADS}, not {num_threads}")
         if self.busy:
             raise EngineBusyError(
                 "this stream is in use by another thread; give each thread a stream of its own")
@@ -295,7 +301,9 @@ cdef class FlowLMStream:
                             &self.model.text_proj, &rows[0, 0], rows.shape[1], n, self.scratch.rows,
                             self.model.d_model, NULL, NULL, ptc_team_size(&team))
                     else:
-                        memcpy(self.scratch.rows, &rows[0, 0], n * self.model.d_model * sizeof(float))
+                        memcpy(
+                            self.scratch.rows, &rows[0, 0],
+                            n * self.model.d_model * sizeof(float))
                     self.append(n, &team)
         finally:
             self.busy = False
@@ -320,7 +328,9 @@ cdef class FlowLMStream:
             for begin in range(0, view.shape[0], PREFILL_ROWS):
                 n = min(<int64_t>PREFILL_ROWS, view.shape[0] - begin)
                 with nogil:
-                    memcpy(self.scratch.rows, &view[begin, 0], n * self.model.d_model * sizeof(float))
+                    memcpy(
+                        self.scratch.rows, &view[begin, 0],
+                        n * self.model.d_model * sizeof(float))
                     self.append(n, &team)
         finally:
             self.busy = False
@@ -394,18 +404,22 @@ cdef class FlowLMStream:
         cdef float[:, :, ::1] view
         cdef const float *source
         arrays = []
-        for layer in range(transformer.n_layers):
-            array = np.empty((2, before + own, row), np.float32)
-            view = array
-            for i in range(2):
-                if before:
-                    source = self.cache.prefix[layer] + i * self.cache.prefix_capacity * row
-                    memcpy(&view[i, 0, 0], source, before * row * sizeof(float))
-                if own:
-                    source = self.cache.rows + (2 * layer + i) * self.cache.capacity * row
-                    memcpy(&view[i, before, 0], source, own * row * sizeof(float))
-            arrays.append(array.reshape(
-                2, 1, before + own, transformer.n_kv_heads, transformer.head_dim))
+        self._enter()
+        try:
+            for layer in range(transformer.n_layers):
+                array = np.empty((2, before + own, row), np.float32)
+                view = array
+                for i in range(2):
+                    if before:
+                        source = self.cache.prefix[layer] + i * self.cache.prefix_capacity * row
+                        memcpy(&view[i, 0, 0], source, before * row * sizeof(float))
+                    if own:
+                        source = self.cache.rows + (2 * layer + i) * self.cache.capacity * row
+                        memcpy(&view[i, before, 0], source, own * row * sizeof(float))
+                arrays.append(array.reshape(
+                    2, 1, before + own, transformer.n_kv_heads, transformer.head_dim))
+        finally:
+            self.busy = False
         return arrays
 
 

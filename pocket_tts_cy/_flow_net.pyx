@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 
 from ._arena cimport Arena
 from ._kernels cimport PTC_IDENTITY, PTC_SILU, active_kernels
-from ._linear cimport Epilogue, Linear, WeightStore, linear_rows
+from ._linear cimport Epilogue, WeightStore, linear_rows
 from ._openmp cimport ptc_team, ptc_team_size
 
 cdef float NORM_EPS = 1e-6
@@ -35,7 +35,9 @@ cdef class FlowNet:
     def __cinit__(self):
         self.blocks = NULL
 
-    def __init__(self, WeightStore store, str kind, int64_t latent_dim, int64_t dim, int64_t n_blocks):
+    def __init__(
+        self, WeightStore store, str kind, int64_t latent_dim, int64_t dim, int64_t n_blocks,
+    ):
         cdef int64_t i
         self.store = store
         self.kind = kind

@@ -44,7 +44,9 @@ cdef class WeightStore:
         Keep matrices as 16-bit integers where their shape allows it.
     """
 
-    def __init__(self, tensors, Kind kind, str part, PackedMatrices packed, bint prefer_int16=False):
+    def __init__(
+        self, tensors, Kind kind, str part, PackedMatrices packed, bint prefer_int16=False,
+    ):
         self.tensors = tensors
         self.kind = kind
         self.part = part

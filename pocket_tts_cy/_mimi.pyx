@@ -36,6 +36,9 @@ cdef enum:
     KV_SLACK_BLOCKS = 8         # transformer calls between two moves of its cache
     N_SCRATCH = 7
 
+# More than any machine has; OpenMP ends the process when it cannot start a team.
+MAX_THREADS = 1024
+
 
 cdef class MimiDecoder:
     """Packed weights of the decoder; read-only, shared by streams.
@@ -78,7 +81,8 @@ cdef class MimiDecoder:
                 "channels")
         self.emb_mean = store.array(tensors["flow_lm.emb_mean"].as_float32())
         self.emb_std = store.array(tensors["flow_lm.emb_std"].as_float32())
-        store.pack(&self.quantizer_proj, store.matrix("quantizer.output_proj.weight")[:, :, 0], None)
+        store.pack(
+            &self.quantizer_proj, store.matrix("quantizer.output_proj.weight")[:, :, 0], None)
         self.upsample_weight = store.array(
             store.values("upsample.convtr.convtr.weight")[:, 0, :].T)
         self.has_input_proj = store.has("decoder_transformer.input_proj.weight")
@@ -265,8 +269,9 @@ cdef class MimiStream:
         return self.arena.report()
 
     def _enter(self, int num_threads=1):
-        if num_threads < 1:
-            raise ValueError(f"a team needs at least one thread, not {num_threads}")
+        if not 1 <= num_threads <= MAX_THREADS:
+            raise ValueError(
+                f"a team needs at least one thread and at most {MAX_THREADS}, not {num_threads}")
         if self.busy:
             raise EngineBusyError(
                 "this stream is in use by another thread; give each thread a stream of its own")
@@ -349,17 +354,21 @@ cdef class MimiStream:
             self.projected, self.projected + n * model.outer_dim, model.outer_dim * sizeof(float))
         if model.has_input_proj:
             x = self.x
-            linear_rows(&model.input_proj, self.wide, model.width, rows, x, d_model, NULL, &self.scratch.quantized, threads)
+            linear_rows(
+                &model.input_proj, self.wide, model.width, rows, x, d_model, NULL,
+                &self.scratch.quantized, threads)
         self.make_room(model.transformer, rows)
         cache = &self.cache
         model.transformer.run(x, rows, &cache, 1, &self.scratch, False, &team)
         if model.has_output_proj:
-            linear_rows(&model.output_proj, x, d_model, rows, self.wide, model.width, NULL, &self.scratch.quantized, threads)
+            linear_rows(
+                &model.output_proj, x, d_model, rows, self.wide, model.width, NULL,
+                &self.scratch.quantized, threads)
             x = self.wide
         for f in range(n):
             self.decode_seanet(
-                model, x + f * model.rows_per_frame * model.width, audio + f * model.samples_per_frame,
-                threads)
+                model, x + f * model.rows_per_frame * model.width,
+                audio + f * model.samples_per_frame, threads)
 
     cdef void make_room(self, Transformer transformer, int64_t rows) noexcept nogil:
         """Drop cache rows that no later query can see, when new rows would not fit."""
@@ -405,28 +414,34 @@ cdef class MimiStream:
             model.rows_per_frame * model.width * sizeof(float))
         after = conv_input(
             &self.stages[0].upsample if model.n_stages else &self.last_conv, self.arena)
-        conv_run(&self.first_conv, self.arena, after, &elu, &self.scratch.quantized, self.first, threads)
+        conv_run(
+            &self.first_conv, self.arena, after, &elu, &self.scratch.quantized, self.first, threads)
         conv_carry(&self.first_conv, self.arena)
         for i in range(model.n_stages):
             stage = &self.stages[i]
             after = conv_input(
                 &self.stages[i + 1].upsample if i + 1 < model.n_stages else &self.last_conv,
                 self.arena)
-            conv_run(&stage.upsample, self.arena, self.raw, NULL, &self.scratch.quantized, self.first, threads)
+            conv_run(
+                &stage.upsample, self.arena, self.raw, NULL, &self.scratch.quantized, self.first,
+                threads)
             conv_carry(&stage.upsample, self.arena)
             for j in range(model.n_residual):
                 residual = &stage.residual[j]
                 activate_rows(
                     conv_input(residual, self.arena), self.raw, residual.rows * stage.channels,
                     PTC_ELU, threads)
-                conv_run(residual, self.arena, self.hidden, &elu, &self.scratch.quantized, self.first, threads)
+                conv_run(
+                    residual, self.arena, self.hidden, &elu, &self.scratch.quantized, self.first,
+                    threads)
                 conv_carry(residual, self.arena)
                 last = j == model.n_residual - 1
                 add_raw.ld_residual = stage.channels
                 add_raw.final_activation = PTC_ELU if last else PTC_IDENTITY
                 linear_rows(
                     &stage.expand[j], self.hidden, stage.hidden, residual.rows,
-                    after if last else self.raw, stage.channels, &add_raw, &self.scratch.quantized, threads)
+                    after if last else self.raw, stage.channels, &add_raw,
+                    &self.scratch.quantized, threads)
             if model.n_residual == 0:
                 activate_rows(
                     after, self.raw, stage.upsample.rows * stage.ratio * stage.channels, PTC_ELU,

@@ -1,5 +1,6 @@
-# The threads of one generation. `busy` of them are taken by the other stage at the moment; a stage
-# asks before each product, so it widens as soon as the other one waits. Results do not depend on it.
+# The threads of one generation. `busy` of them are taken by the other stage at the moment. A stage
+# asks before each product, so it widens as soon as the other one waits; results do not depend on
+# it.
 cdef extern from *:
     """
     typedef struct {

@@ -161,7 +161,7 @@ cdef class Transformer:
         self, int64_t n, const KVCache *cache, int64_t added, const Scratch *scratch, int64_t row,
         int64_t rows, int threads,
     ) noexcept nogil:
-        """Attention of layer n for `rows` queries from `row` on; `added` rows are new in the cache."""
+        """Attention of layer n for `rows` queries from `row` on; the cache has `added` new rows."""
         cdef int64_t qkv_dim = self.q_dim + 2 * self.kv_dim
         cdef ptc_kv_segment segments[2]
         cdef int n_segments = 0

@@ -87,6 +87,7 @@ if TYPE_CHECKING:
     from .model import TTSModel
     from .pipeline import Generation
     from .text import Chunk
+    from .together import TogetherGeneration
 
 PROGRAM = "pocket-tts-cy"
 
@@ -420,7 +421,7 @@ def _default_language(voice: str | None) -> str:
 
 
 def _write(
-    generation: Generation,
+    generation: Generation | TogetherGeneration,
     chunks: list[Chunk],
     model: TTSModel,
     output: str,

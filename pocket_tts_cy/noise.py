@@ -108,8 +108,11 @@ class NoiseSource:
         if rejected is None:
             self._rejected = [None] * len(rows)
         else:
-            some = rejected.any(axis=1).tolist()
-            self._rejected = [rejected[i] if some[i] else None for i in range(len(some))]
+            some = np.any(rejected, axis=1)
+            self._rejected = [
+                row if any_rejected else None
+                for row, any_rejected in zip(rejected, some.tolist(), strict=True)
+            ]
         self._next = 0
         self._block_size = min(self._block_size * 2, LARGEST_BLOCK)
 

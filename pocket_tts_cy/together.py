@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,10 @@ class Track:
     sampling: Sampling
 
 
+def _nothing() -> np.ndarray:
+    return np.empty((0, 0), dtype=np.float32)
+
+
 @dataclass(eq=False)
 class _Job:
     """One text chunk on its way from FlowLM through Mimi to the listener."""
@@ -54,7 +58,8 @@ class _Job:
     number: int
     track: Track
     chunk: SpokenChunk
-    latents: np.ndarray | None = None
+    # Memory only while the chunk is under way: a long text has thousands of chunks.
+    latents: np.ndarray = field(default_factory=_nothing)
     made: int = 0
     decoded: int = 0
     spoken: bool = False  # no further frame will be made
@@ -70,18 +75,20 @@ class _Job:
 class _Speaker:
     """A track that FlowLM is speaking: its stream, and the chunk it is at."""
 
+    job: _Job
+    progress: FrameCount
+
     def __init__(self, jobs: Sequence[_Job], stream: Any) -> None:
         self.stream = stream
         self._jobs = iter(jobs)
-        self.job: _Job | None = None
-        self.progress: FrameCount | None = None
 
     def begin_next(self, num_threads: int) -> bool:
         """Go on to the next chunk; False when there is none."""
-        self.job = next(self._jobs, None)
-        if self.job is None:
+        job = next(self._jobs, None)
+        if job is None:
             return False
-        track, chunk = self.job.track, self.job.chunk
+        self.job = job
+        track, chunk = job.track, job.chunk
         capacity = len(chunk.token_ids) + chunk.max_frames
         self.stream.begin(track.voice.prefix, track.voice.length, capacity)
         # As in a generation alone: one draw for the text, whose frame is not used.
@@ -149,7 +156,7 @@ class TogetherGeneration:
         self._error: BaseException | None = None
         self._threads: list[threading.Thread] = []
 
-    def audio(self) -> Iterator[tuple[int, np.ndarray]]:
+    def audio(self) -> Generator[tuple[int, np.ndarray], None, None]:
         """Generate; to be called once. Closing the iterator ends the generation.
 
         Yields
@@ -326,7 +333,7 @@ class TogetherGeneration:
         """Let go of what a chunk needed, when all of it is decoded."""
         if job.spoken and not job.decoding and job.waiting == 0:
             self._under_way.remove(job)
-            job.latents = None
+            job.latents = _nothing()
             if job.mimi is not None:
                 self._mimis.give_back(job.mimi)
                 job.mimi = None

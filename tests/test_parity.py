@@ -254,7 +254,7 @@ if CHILD not in os.environ:
                 *("--parity-report", str(report)),
             ],
             env=os.environ | {"POCKET_TTS_CY_ISA": isa, CHILD: "1"},
-            cwd=Path(__file__).parent.parent,
+            cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
             timeout=600,

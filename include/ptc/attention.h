@@ -10,7 +10,10 @@
  * share one exponential. Up to 16 queries (prefill, Mimi): lanes are queries, so that scores and
  * weighted sums need no sum across lanes at all; Q is transposed once per block of queries.
  *
- * Relative error against the row's largest |V|: (head_dim + 2 n_keys / 16 + 8) 2^-24.
+ * The two add in different orders, so a query alone and among others agree up to rounding only.
+ *
+ * Error relative to the largest |V|: (2 (head_dim + 3) A + 2 n_keys + 16) 2^-24, where A is the
+ * largest scale * sum |q k|.
  */
 #ifndef PTC_ATTENTION_H
 #define PTC_ATTENTION_H
@@ -29,8 +32,8 @@ PTC_INLINE void ptc_attention_row(const ptc_attention_args *a, const float *q, f
   f32x16 query[PTC_MAX_HEAD_DIM / 16], sum[PTC_MAX_HEAD_DIM / 16];
   const int64_t last = a->head_dim - 16 * (vectors - 1);
   for (int64_t i = 0; i < vectors; i++) {
-    query[i] = f32x16_mul(f32x16_load_n(q + 16 * i, i == vectors - 1 ? last : 16),
-                          f32x16_set1(a->scale));
+    query[i] =
+        f32x16_mul(f32x16_load_n(q + 16 * i, i == vectors - 1 ? last : 16), f32x16_set1(a->scale));
     sum[i] = f32x16_zero();
   }
   float maximum = PTC_MASKED, weight_sum = 0.0f;
@@ -47,7 +50,8 @@ PTC_INLINE void ptc_attention_row(const ptc_attention_args *a, const float *q, f
         f32x16 product = f32x16_zero();
         for (int64_t i = 0; i < vectors - 1; i++)
           product = f32x16_fma(query[i], f32x16_load(key + 16 * i), product);
-        product = f32x16_fma(query[vectors - 1], f32x16_load_n(key + 16 * (vectors - 1), last), product);
+        product =
+            f32x16_fma(query[vectors - 1], f32x16_load_n(key + 16 * (vectors - 1), last), product);
         scores[j] = f32x16_sum(product);
       }
       f32x16 score = f32x16_load(scores);
@@ -112,8 +116,8 @@ PTC_INLINE void ptc_attention_rows16(const ptc_attention_args *a, int64_t row, i
       } else {
         for (int64_t d = 0; d < dim; d++)
           for (int64_t j = 0; j < n; j++)
-            score[j] = f32x16_fma(f32x16_load(query[d]),
-                                  f32x16_set1(kv->k[(k0 + j) * kv->ld + d]), score[j]);
+            score[j] = f32x16_fma(f32x16_load(query[d]), f32x16_set1(kv->k[(k0 + j) * kv->ld + d]),
+                                  score[j]);
       }
       /* Key j is visible to lanes [first, first + context): earlier queries must not see it yet,
        * later ones no longer. */
@@ -123,7 +127,8 @@ PTC_INLINE void ptc_attention_rows16(const ptc_attention_args *a, int64_t row, i
         f32x16 masked = f32x16_set1(PTC_MASKED);
         score[j] = f32x16_select_gt(f32x16_set1(first), lane, masked, score[j]);
         if (a->context < PTC_NO_CONTEXT)
-          score[j] = f32x16_select_gt(f32x16_set1(first + (float)a->context), lane, score[j], masked);
+          score[j] =
+              f32x16_select_gt(f32x16_set1(first + (float)a->context), lane, score[j], masked);
         block_maximum = f32x16_max(block_maximum, score[j]);
       }
       f32x16 shrink = f32x16_exp(f32x16_sub(maximum, block_maximum));

@@ -10,7 +10,8 @@
 
 #include "ptc/simd.h"
 
-/* out [n_rows * stride, channels], x [1 + n_rows, channels] from row -1, w [2 * stride, channels] */
+/* out [n_rows * stride, channels], x [1 + n_rows, channels] from row -1, w [2 * stride, channels]
+ */
 PTC_INLINE void ptc_upsample_depthwise(float *out, const float *x, const float *w, int64_t n_rows,
                                        int64_t channels, int64_t stride) {
   for (int64_t t = 0; t < n_rows; t++) {

@@ -11,26 +11,25 @@
 
 enum { PTC_PANEL = 32, PTC_MAX_HEAD_DIM = 256, PTC_Q_BLOCK = 64 };
 enum { PTC_IDENTITY = 0, PTC_GELU_TANH = 1, PTC_SILU = 2, PTC_ELU = 3 };
-/* Blocks whose largest magnitude is below this are quantised as zeros: the inverse of their scale
- * could be infinite. */
-#define PTC_Q_LEAST 1e-30f
+/* Blocks below this are zero: their inverse scale could overflow. */
+#define PTC_Q_SMALLEST 1e-30f
 #define PTC_NO_CONTEXT ((int64_t)1 << 40)
 
 /* See linear.h, quant.h and quant16.h. */
 typedef struct {
   const float *x; /* [rows, n_in], distance ld_x (rows may overlap); unused when quantised */
   int64_t ld_x;
-  const int16_t *x_q16;    /* quantised to 16 bits, laid out as x */
-  const int8_t *x_q;       /* quantised rows [rows, padded]; padded = n_in rounded up to 64 */
-  const float *x_scales;   /* [rows, padded / 64]; 16 bits: one per 64 floats of x */
-  const int32_t *x_sums;   /* [rows, padded / 32] */
-  const void *weights;     /* packed panels */
+  const int16_t *x_q16;      /* quantised to 16 bits, laid out as x */
+  const int8_t *x_q;         /* quantised rows [rows, padded]; padded = n_in rounded up to 64 */
+  const float *x_scales;     /* [rows, padded / 64]; 16 bits: one per 64 floats of x */
+  const int32_t *x_sums;     /* [rows, padded / 32] */
+  const void *weights;       /* packed panels */
   const void *weight_scales; /* int8, int16: float [panels * 32]; 4 bits: bfloat16, see quant.h */
   int64_t n_in, n_out;
   float *out; /* [rows, n_out], distance ld_out */
   int64_t ld_out;
-  const float *bias;     /* [n_out] or NULL */
-  const float *scale;    /* [rows, n_out], distance ld_scale (0: the same for all), or NULL */
+  const float *bias;  /* [n_out] or NULL */
+  const float *scale; /* [rows, n_out], distance ld_scale (0: the same for all), or NULL */
   int64_t ld_scale;
   const float *residual; /* [rows, n_out], distance ld_residual, or NULL; may be out */
   int64_t ld_residual;
@@ -100,8 +99,9 @@ int ptc_kernels_supported(const ptc_kernels *table);
 void ptc_pack_panel_f32(float *out, const float *w, int64_t n_out, int64_t n_in, int64_t panel);
 void ptc_pack_panel_bf16(uint16_t *out, const uint16_t *w, int64_t n_out, int64_t n_in,
                          int64_t panel);
-/* Quantises and packs panel `panel` of W [n_out, n_in] as quant.h describes. int8: out [padded * 32],
- * scales [32]. int16: out [n_in * 32], scales [32], n_in a multiple of 64. 4 bits: out [padded * 16], scales bfloat16 [padded / 32 * 32], rows in pair order. */
+/* Quantises and packs panel `panel` of W [n_out, n_in] as quant.h describes. int8: out [padded *
+ * 32], scales [32]. int16: out [n_in * 32], scales [32], n_in a multiple of 64. 4 bits: out [padded
+ * * 16], scales bfloat16 [padded / 32 * 32], rows in pair order. */
 void ptc_pack_panel_i8(int8_t *out, float *scales, const float *w, int64_t n_out, int64_t n_in,
                        int64_t panel);
 void ptc_pack_panel_i16(int16_t *out, float *scales, const float *w, int64_t n_out, int64_t n_in,

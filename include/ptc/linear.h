@@ -175,9 +175,9 @@ PTC_INLINE void ptc_gemv_tile(const ptc_linear_args *a, int64_t m, int64_t panel
   }
 }
 
-#define PTC_TILE_CASE(ROWS)                                                                        \
-  case ROWS:                                                                                       \
-    ptc_gemm_tile(a, m, p, (ROWS) <= PTC_GEMM_ROWS ? (ROWS) : 1, vectors, bf16);                   \
+#define PTC_TILE_CASE(ROWS)                                                      \
+  case ROWS:                                                                     \
+    ptc_gemm_tile(a, m, p, (ROWS) <= PTC_GEMM_ROWS ? (ROWS) : 1, vectors, bf16); \
     break;
 
 /* `rows` <= PTC_GEMM_ROWS rows from m by panel p. */
@@ -228,7 +228,8 @@ PTC_INLINE void ptc_linear(const ptc_linear_args *a, int64_t row_begin, int64_t 
 }
 
 /* out[m * ld_out] = bias + dot(x[m, :], w) for one output: a product against a single row of plain
- * (not packed) weights, summed in 16 partial sums. |error| <= (n/16 + 5) 2^-24 sum |x w|. */
+ * (not packed) weights, summed in 16 partial sums. |error| <= (ceil(n/16) + 4) 2^-24 sum |x w|
+ * + 2^-24 |out|. */
 PTC_INLINE void ptc_dot_rows(float *out, int64_t ld_out, const float *x, int64_t ld_x,
                              const float *w, float bias, int64_t n_rows, int64_t n_in) {
   for (int64_t m = 0; m < n_rows; m++) {

@@ -4,7 +4,8 @@
  *   out = y * (1 + scale) + shift                                 (scale, shift may be NULL)
  *
  * Two passes over a row that stays in the first-level cache: the variance is taken of x - mean, so
- * it does not cancel. Relative error of a lane at most (n/16 + 12) 2^-24 of the row's largest |y|.
+ * it does not cancel. Error of a lane at most (n/16 + 12) 2^-24 of the row's largest
+ * |y| plus (n/16 + 6) 2^-24 max|x| / sqrt(var + eps), which counts when the mean is far from zero.
  */
 #ifndef PTC_NORM_H
 #define PTC_NORM_H

@@ -1,4 +1,5 @@
-/* float samples to 16-bit PCM: clamp to [-1, 1], times 32767, truncate towards zero. NaN gives 0. */
+/* float samples to 16-bit PCM: clamp to [-1, 1], times 32767, truncate towards zero. NaN gives 0.
+ */
 #ifndef PTC_PCM_H
 #define PTC_PCM_H
 

@@ -3,9 +3,9 @@
  *   out[m, n] = epilogue( sum_b sx[m, b] sw[n, b] sum_{k in b} qx[m, k] qw[n, k] )
  *
  * Activations are quantised when they arrive, per row in blocks of 64: sx = max|x| / 127,
- * qx = round(x / sx). Weights were quantised at load: int8 with one scale per output, or 4 bits with
- * one bfloat16 scale per output and 32 inputs. Integer sums are exact, so all instruction sets give
- * the same bits; blocks are added in float32 in order.
+ * qx = round(x / sx). Weights were quantised at load: int8 with one scale per output, or 4 bits
+ * with one bfloat16 scale per output and 32 inputs. Integer sums are exact, so all instruction sets
+ * give the same bits; blocks are added in float32 in order.
  *
  * Layout. Panels of 32 outputs as in linear.h, but four consecutive inputs of an output stand
  * together: [n_in / 4, 32, 4] bytes. One 32-bit lane then meets four broadcast activations in one
@@ -31,7 +31,7 @@ PTC_INLINE void ptc_quantize_row(int8_t *q, float *scales, int32_t *sums, const 
     f32x16 largest = f32x16_zero();
     for (int64_t i = 0; i < PTC_Q_BLOCK; i += 16) {
       int64_t left = n_in - b * PTC_Q_BLOCK - i;
-      f32x16 v = left >= 16  ? f32x16_load(x + b * PTC_Q_BLOCK + i)
+      f32x16 v = left >= 16 ? f32x16_load(x + b * PTC_Q_BLOCK + i)
                  : left > 0 ? f32x16_load_n(x + b * PTC_Q_BLOCK + i, left)
                             : f32x16_zero();
       f32x16_store(values + i, v);
@@ -39,12 +39,14 @@ PTC_INLINE void ptc_quantize_row(int8_t *q, float *scales, int32_t *sums, const 
     }
     float maximum = f32x16_hmax(largest);
     scales[b] = maximum / 127.0f;
-    f32x16 inverse = f32x16_set1(maximum >= PTC_Q_LEAST ? 127.0f / maximum : 0.0f);
+    f32x16 inverse = f32x16_set1(maximum > PTC_Q_SMALLEST ? 127.0f / maximum : 0.0f);
     for (int64_t i = 0; i < PTC_Q_BLOCK; i += 16)
-      f32x16_store_i8(q + b * PTC_Q_BLOCK + i, f32x16_round(f32x16_mul(f32x16_load(values + i), inverse)));
+      f32x16_store_i8(q + b * PTC_Q_BLOCK + i,
+                      f32x16_round(f32x16_mul(f32x16_load(values + i), inverse)));
     for (int64_t half = 0; half < 2; half++) {
       int32_t sum = 0;
-      for (int64_t i = 0; i < PTC_Q_BLOCK / 2; i++) sum += q[b * PTC_Q_BLOCK + half * PTC_Q_BLOCK / 2 + i];
+      for (int64_t i = 0; i < PTC_Q_BLOCK / 2; i++)
+        sum += q[b * PTC_Q_BLOCK + half * PTC_Q_BLOCK / 2 + i];
       sums[2 * b + half] = sum;
     }
   }
@@ -76,8 +78,8 @@ PTC_INLINE void ptc_q_tile(const ptc_linear_args *a, int64_t m, int64_t panel_in
       i32x16 sum[PTC_Q_ROWS][PTC_Q_PANELS][2];
       PTC_UNROLL
       for (int r = 0; r < rows; r++) {
-        i32x16 start =
-            i32x16_set1(PTC_DOT4_OFFSET * (x_sums[(r * blocks + b) * 2] + x_sums[(r * blocks + b) * 2 + 1]));
+        i32x16 start = i32x16_set1(
+            PTC_DOT4_OFFSET * (x_sums[(r * blocks + b) * 2] + x_sums[(r * blocks + b) * 2 + 1]));
         PTC_UNROLL
         for (int p = 0; p < panels; p++) sum[r][p][0] = sum[r][p][1] = start;
       }

@@ -3,9 +3,10 @@
  *
  *   out[m, n] = epilogue( sw[n] sum_b sx[b] sum_{k in b} qx[m, k] qw[n, k] )
  *
- * Activations are quantised in blocks of 64 consecutive floats, sx = max|x| / 5790, weights with one
- * scale per output, sw = max|w| / 5790. 5790^2 * 64 < 2^31: a block's sum cannot overflow. Integer
- * sums are exact, so all instruction sets give the same bits; blocks are added in float32 in order.
+ * Activations are quantised in blocks of 64 consecutive floats, sx = max|x| / 5790, weights with
+ * one scale per output, sw = max|w| / 5790. 5790^2 * 64 < 2^31: a block's sum cannot overflow.
+ * Integer sums are exact, so all instruction sets give the same bits; blocks are added in float32
+ * in order.
  *
  * Layout. Panels of 32 outputs as in linear.h, two consecutive inputs of an output together:
  * [n_in / 2, 32, 2]. n_in and ld_x are multiples of 64, so rows may overlap as in linear.h and a
@@ -19,6 +20,7 @@
 
 #include "ptc/kernels.h"
 #include "ptc/linear.h"
+#include "ptc/quant.h"
 
 #define PTC_I16_LIMIT 5790.0f
 
@@ -33,7 +35,7 @@ PTC_INLINE void ptc_quantize_i16(int16_t *q, float *scales, const float *x, int6
     }
     float maximum = f32x16_hmax(largest);
     scales[b] = maximum / PTC_I16_LIMIT;
-    f32x16 inverse = f32x16_set1(maximum >= PTC_Q_LEAST ? PTC_I16_LIMIT / maximum : 0.0f);
+    f32x16 inverse = f32x16_set1(maximum > PTC_Q_SMALLEST ? PTC_I16_LIMIT / maximum : 0.0f);
     PTC_UNROLL
     for (int i = 0; i < 4; i++)
       f32x16_store_i16(q + b * PTC_Q_BLOCK + 16 * i, f32x16_round(f32x16_mul(v[i], inverse)));

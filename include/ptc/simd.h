@@ -14,7 +14,8 @@
 
 #if defined(PTC_FORCE_SCALAR)
 #include "ptc/simd/scalar.h"
-#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__AVX512VL__)
+#elif defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && \
+    defined(__AVX512VL__)
 #include "ptc/simd/avx512.h"
 #elif defined(__AVX2__) && defined(__FMA__)
 #include "ptc/simd/avx2.h"

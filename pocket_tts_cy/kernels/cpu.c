@@ -58,7 +58,8 @@ static int supports_avx512(void) {
 #endif
 
 int ptc_kernels_supported(const ptc_kernels *table) {
-  /* __builtin_cpu_supports checks CPUID and, through XGETBV, that the system saves the registers. */
+  /* __builtin_cpu_supports checks CPUID and, through XGETBV, that the system saves the registers.
+   */
 #if defined(PTC_BUILD_AVX2)
   if (table == &ptc_kernels_avx2)
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

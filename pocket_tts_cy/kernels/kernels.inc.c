@@ -1,8 +1,9 @@
 /* The body of every kernels_<isa>.c: instantiates the headers for the unit's compiler flags. */
+#include "ptc/kernels.h"
+
 #include "ptc/activation.h"
 #include "ptc/attention.h"
 #include "ptc/conv.h"
-#include "ptc/kernels.h"
 #include "ptc/linear.h"
 #include "ptc/norm.h"
 #include "ptc/pcm.h"
@@ -92,7 +93,7 @@ static void upsample_depthwise(float *out, const float *x, const float *w, int64
 static void pcm16(int16_t *out, const float *x, int64_t n) { ptc_pcm16(out, x, n); }
 
 const ptc_kernels PTC_ISA_SYMBOL = {
-    PTC_ISA_NAME, PTC_PREFERS_I16, linear_f32,    linear_bf16, linear_i8,  linear_i4,
-    linear_i16,   quantize_i16,    quantize_rows, dot_rows,    layer_norm, activation,
+    PTC_ISA_NAME, PTC_PREFERS_I16, linear_f32,         linear_bf16, linear_i8,  linear_i4,
+    linear_i16,   quantize_i16,    quantize_rows,      dot_rows,    layer_norm, activation,
     rope,         attention,       upsample_depthwise, pcm16,
 };

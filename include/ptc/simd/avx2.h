@@ -79,8 +79,8 @@ PTC_INLINE f32x16 f32x16_round(f32x16 v) {
                   _mm256_round_ps(v.b, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 PTC_INLINE __m256 ptc_pow2_8(__m256 n) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(
-      _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
+  return _mm256_castsi256_ps(
+      _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
 PTC_INLINE f32x16 f32x16_pow2(f32x16 n) { return ptc_pair(ptc_pow2_8(n.a), ptc_pow2_8(n.b)); }
 PTC_INLINE f32x16 f32x16_swap_pairs(f32x16 v) {

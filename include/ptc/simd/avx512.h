@@ -55,8 +55,8 @@ PTC_INLINE f32x16 f32x16_round(f32x16 a) {
 }
 /* 2^n for integral n in [-126, 127]. */
 PTC_INLINE f32x16 f32x16_pow2(f32x16 n) {
-  return _mm512_castsi512_ps(_mm512_slli_epi32(
-      _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
+  return _mm512_castsi512_ps(
+      _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
 }
 /* Lanes 0,1,2,3 ... -> 1,0,3,2 ... */
 PTC_INLINE f32x16 f32x16_swap_pairs(f32x16 v) { return _mm512_permute_ps(v, 0xB1); }
@@ -111,8 +111,7 @@ PTC_INLINE i32x16 i32x16_dot4_nibbles(i32x16 sum, i32x16 w, i32x16 x) {
   return _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)));
 }
 PTC_INLINE i32x16 i32x16_dot4(i32x16 sum, i32x16 w, i32x16 x) {
-  __m512i signed_x =
-      _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
+  __m512i signed_x = _mm512_mask_sub_epi8(x, _mm512_movepi8_mask(w), _mm512_setzero_si512(), x);
   return i32x16_dot4_nibbles(sum, _mm512_abs_epi8(w), signed_x);
 }
 #endif

@@ -19,11 +19,11 @@ typedef struct {
   float32x4_t v[4];
 } f32x16;
 
-#define PTC_EACH4(expression)                                                                      \
-  do {                                                                                             \
-    f32x16 r;                                                                                      \
-    for (int i = 0; i < 4; i++) r.v[i] = (expression);                                             \
-    return r;                                                                                      \
+#define PTC_EACH4(expression)                          \
+  do {                                                 \
+    f32x16 r;                                          \
+    for (int i = 0; i < 4; i++) r.v[i] = (expression); \
+    return r;                                          \
   } while (0)
 
 PTC_INLINE f32x16 f32x16_zero(void) { PTC_EACH4(vdupq_n_f32(0.0f)); }
@@ -73,8 +73,8 @@ PTC_INLINE f32x16 f32x16_select_gt(f32x16 p, f32x16 q, f32x16 x, f32x16 y) {
 }
 PTC_INLINE f32x16 f32x16_round(f32x16 x) { PTC_EACH4(vrndnq_f32(x.v[i])); }
 PTC_INLINE f32x16 f32x16_pow2(f32x16 n) {
-  PTC_EACH4(vreinterpretq_f32_s32(
-      vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.v[i]), vdupq_n_s32(127)), 23)));
+  PTC_EACH4(
+      vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.v[i]), vdupq_n_s32(127)), 23)));
 }
 PTC_INLINE f32x16 f32x16_swap_pairs(f32x16 x) { PTC_EACH4(vrev64q_f32(x.v[i])); }
 PTC_INLINE float f32x16_sum(f32x16 x) {
@@ -105,11 +105,11 @@ typedef struct {
   int32x4_t v[4];
 } i32x16;
 
-#define PTC_EACH4I(expression)                                                                     \
-  do {                                                                                             \
-    i32x16 r;                                                                                      \
-    for (int i = 0; i < 4; i++) r.v[i] = (expression);                                             \
-    return r;                                                                                      \
+#define PTC_EACH4I(expression)                         \
+  do {                                                 \
+    i32x16 r;                                          \
+    for (int i = 0; i < 4; i++) r.v[i] = (expression); \
+    return r;                                          \
   } while (0)
 
 PTC_INLINE i32x16 i32x16_set1(int32_t x) { PTC_EACH4I(vdupq_n_s32(x)); }
@@ -132,8 +132,7 @@ PTC_INLINE int32x4_t ptc_dot4_4(int32x4_t sum, int8x16_t w, int8x16_t x) {
 #endif
 }
 PTC_INLINE i32x16 i32x16_dot4(i32x16 sum, i32x16 w, i32x16 x) {
-  PTC_EACH4I(
-      ptc_dot4_4(sum.v[i], vreinterpretq_s8_s32(w.v[i]), vreinterpretq_s8_s32(x.v[i])));
+  PTC_EACH4I(ptc_dot4_4(sum.v[i], vreinterpretq_s8_s32(w.v[i]), vreinterpretq_s8_s32(x.v[i])));
 }
 PTC_INLINE i32x16 i32x16_dot4_nibbles(i32x16 sum, i32x16 w, i32x16 x) {
   return i32x16_dot4(sum, w, x);

@@ -17,11 +17,11 @@ typedef struct {
   float v[16];
 } f32x16;
 
-#define PTC_EACH16(expression)                                                                     \
-  do {                                                                                             \
-    f32x16 r;                                                                                      \
-    for (int i = 0; i < 16; i++) r.v[i] = (expression);                                            \
-    return r;                                                                                      \
+#define PTC_EACH16(expression)                          \
+  do {                                                  \
+    f32x16 r;                                           \
+    for (int i = 0; i < 16; i++) r.v[i] = (expression); \
+    return r;                                           \
   } while (0)
 
 PTC_INLINE f32x16 f32x16_zero(void) { PTC_EACH16(0.0f); }
@@ -42,9 +42,7 @@ PTC_INLINE f32x16 f32x16_mul(f32x16 x, f32x16 y) { PTC_EACH16(x.v[i] * y.v[i]); 
 PTC_INLINE f32x16 f32x16_div(f32x16 x, f32x16 y) { PTC_EACH16(x.v[i] / y.v[i]); }
 PTC_INLINE f32x16 f32x16_max(f32x16 x, f32x16 y) { PTC_EACH16(x.v[i] > y.v[i] ? x.v[i] : y.v[i]); }
 PTC_INLINE f32x16 f32x16_min(f32x16 x, f32x16 y) { PTC_EACH16(x.v[i] < y.v[i] ? x.v[i] : y.v[i]); }
-PTC_INLINE f32x16 f32x16_fma(f32x16 x, f32x16 y, f32x16 z) {
-  PTC_EACH16(x.v[i] * y.v[i] + z.v[i]);
-}
+PTC_INLINE f32x16 f32x16_fma(f32x16 x, f32x16 y, f32x16 z) { PTC_EACH16(x.v[i] * y.v[i] + z.v[i]); }
 PTC_INLINE f32x16 f32x16_fnma(f32x16 x, f32x16 y, f32x16 z) {
   PTC_EACH16(z.v[i] - x.v[i] * y.v[i]);
 }
