@@ -4,7 +4,7 @@ from typing import Any
 from ._flow_lm import FlowLM, FlowLMBatch, FlowLMStream
 from ._kernels import checksum, isa_active, isa_available, isa_built
 from ._mimi import MimiDecoder, MimiStream
-from ._openmp import Team, max_threads, openmp_enabled
+from ._openmp import max_threads, openmp_enabled
 from .config import Config
 from .safetensors_reader import Tensor
 
@@ -13,7 +13,6 @@ __all__ = [
     "FlowLMBatch",
     "FlowLMStream",
     "MimiStream",
-    "Team",
     "checksum",
     "isa_active",
     "isa_available",

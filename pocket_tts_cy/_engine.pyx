@@ -12,10 +12,10 @@ from ._mimi cimport MimiDecoder
 from ._flow_lm import FlowLMBatch, FlowLMStream
 from ._kernels import checksum, isa_active, isa_available, isa_built
 from ._mimi import MimiStream
-from ._openmp import Team, max_threads, openmp_enabled
+from ._openmp import max_threads, openmp_enabled
 
 __all__ = [
-    "Engine", "FlowLMBatch", "FlowLMStream", "MimiStream", "Team", "checksum", "isa_active",
+    "Engine", "FlowLMBatch", "FlowLMStream", "MimiStream", "checksum", "isa_active",
     "isa_available", "isa_built", "max_threads", "openmp_enabled", "packed_layout",
 ]
 

@@ -5,7 +5,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._engine import Engine
-from ._openmp import Team
 from .config import Config
 from .safetensors_reader import Tensor
 
@@ -47,7 +46,6 @@ class FlowLMStream:
         latent: NDArray[np.float32],
         decode_steps: int,
         num_threads: int,
-        team: Team | None = None,
     ) -> float: ...
     def last_z(self) -> NDArray[np.float32]: ...
     def export_cache(self) -> list[NDArray[np.float32]]: ...
@@ -64,5 +62,4 @@ class FlowLMBatch:
         latents: NDArray[np.float32],
         decode_steps: int,
         num_threads: int,
-        team: Team | None = None,
     ) -> NDArray[np.float32]: ...

@@ -13,7 +13,6 @@ from ._arena cimport Arena, PackedMatrices
 from ._flow_net cimport FlowNet
 from ._kernels cimport active_kernels
 from ._linear cimport Kind, WeightStore, linear_rows
-from ._openmp cimport Team, ptc_team, ptc_team_size
 from ._transformer cimport KVCache, Scratch, Transformer
 
 from ._linear import widen
@@ -116,7 +115,7 @@ cdef int allocate_step(
 
 cdef void step_rows(
     FlowLM model, StepScratch *s, KVCache **caches, int64_t rows, const float *noise,
-    const float *times, int64_t decode_steps, const ptc_team *team,
+    const float *times, int64_t decode_steps, int threads,
 ) noexcept nogil:
     """One frame of `rows` streams: s.latents and s.eos from s.previous and noise.
 
@@ -125,18 +124,18 @@ cdef void step_rows(
     linear_rows(
         &model.input_linear, s.previous, model.latent_dim, rows, s.rows, model.d_model, NULL, NULL,
         1)
-    model.transformer.run(s.rows, rows, caches, rows, &s.transformer, False, team)
+    model.transformer.run(s.rows, rows, caches, rows, &s.transformer, False, threads)
     active_kernels().layer_norm(
         s.transformer.normed if model.project_z else s.z, model.d_model, s.rows, model.d_model,
         model.out_norm_weight, model.out_norm_bias, NULL, NULL, rows, model.d_model, NORM_EPS)
     if model.project_z:
         linear_rows(
             &model.z_proj, s.transformer.normed, model.d_model, rows, s.z, model.z_dim, NULL, NULL,
-            ptc_team_size(team))
+            threads)
     active_kernels().dot_rows(
         s.eos, 1, s.z, model.z_dim, model.eos_weight, model.eos_bias, rows, model.z_dim)
     model.flow_net.sample(
-        s.z, noise, s.latents, rows, times, decode_steps, s.flow, team)
+        s.z, noise, s.latents, rows, times, decode_steps, s.flow, threads)
 
 
 cdef class FlowLMStream:
@@ -283,7 +282,6 @@ cdef class FlowLMStream:
         """
         cdef const float[:, ::1] rows
         cdef int64_t begin, n
-        cdef ptc_team team = [num_threads, 0]
         ids = np.asarray(token_ids, np.int64).reshape(-1)
         if ids.size and not 0 <= ids.min() <= ids.max() < self.model.text_table.shape[0]:
             raise ValueError(
@@ -299,12 +297,12 @@ cdef class FlowLMStream:
                     if self.model.low_rank:
                         linear_rows(
                             &self.model.text_proj, &rows[0, 0], rows.shape[1], n, self.scratch.rows,
-                            self.model.d_model, NULL, NULL, ptc_team_size(&team))
+                            self.model.d_model, NULL, NULL, num_threads)
                     else:
                         memcpy(
                             self.scratch.rows, &rows[0, 0],
                             n * self.model.d_model * sizeof(float))
-                    self.append(n, &team)
+                    self.append(n, num_threads)
         finally:
             self.busy = False
 
@@ -318,7 +316,6 @@ cdef class FlowLMStream:
         """
         cdef const float[:, ::1] view = np.ascontiguousarray(rows, np.float32)
         cdef int64_t begin, n
-        cdef ptc_team team = [num_threads, 0]
         if view.shape[1] != self.model.d_model:
             raise ValueError(
                 f"embeddings have width {view.shape[1]}, the model {self.model.d_model}")
@@ -331,19 +328,18 @@ cdef class FlowLMStream:
                     memcpy(
                         self.scratch.rows, &view[begin, 0],
                         n * self.model.d_model * sizeof(float))
-                    self.append(n, &team)
+                    self.append(n, num_threads)
         finally:
             self.busy = False
 
-    cdef void append(self, int64_t n, const ptc_team *team) noexcept nogil:
+    cdef void append(self, int64_t n, int threads) noexcept nogil:
         """Run n rows of the scratch for their keys and values only."""
         cdef KVCache *cache = &self.cache
         self.model.transformer.run(
-            self.scratch.rows, n, &cache, 1, &self.scratch.transformer, True, team)
+            self.scratch.rows, n, &cache, 1, &self.scratch.transformer, True, threads)
 
     def step(
         self, const float[::1] noise, float[::1] latent, int64_t decode_steps, int num_threads,
-        Team team=None,
     ):
         """Make the next frame.
 
@@ -356,8 +352,6 @@ cdef class FlowLMStream:
         decode_steps : int
             Sampling steps of the flow head.
         num_threads : int
-        team : Team, optional
-            Instead of a fixed number: whatever the other stage leaves, asked before each product.
 
         Returns
         -------
@@ -367,8 +361,6 @@ cdef class FlowLMStream:
         cdef FlowLM model = self.model
         cdef const float[:, ::1] times
         cdef KVCache *cache = &self.cache
-        cdef ptc_team alone = [num_threads, 0]
-        cdef const ptc_team *threads = &alone if team is None else &team.team
         if noise.shape[0] != model.latent_dim or latent.shape[0] != model.latent_dim:
             raise ValueError(f"noise and latent must hold {model.latent_dim} values")
         if decode_steps < 1:
@@ -379,7 +371,8 @@ cdef class FlowLMStream:
             times = model.flow_net.times(decode_steps)
             with nogil:
                 step_rows(
-                    model, &self.scratch, &cache, 1, &noise[0], &times[0, 0], decode_steps, threads)
+                    model, &self.scratch, &cache, 1, &noise[0], &times[0, 0], decode_steps,
+                    num_threads)
                 self.feed_back(self.scratch.latents)
                 memcpy(&latent[0], self.scratch.latents, model.latent_dim * sizeof(float))
         finally:
@@ -460,7 +453,7 @@ cdef class FlowLMBatch:
 
     def step(
         self, list streams, const float[:, ::1] noise, float[:, ::1] latents, int64_t decode_steps,
-        int num_threads, Team team=None,
+        int num_threads,
     ):
         """Make the next frame of each stream.
 
@@ -471,7 +464,7 @@ cdef class FlowLMBatch:
         noise : float32 [len(streams), latent_dim]
         latents : float32 [len(streams), latent_dim]
             Receives the new latents.
-        decode_steps, num_threads, team
+        decode_steps, num_threads
             As for `FlowLMStream.step`.
 
         Returns
@@ -483,8 +476,6 @@ cdef class FlowLMBatch:
         cdef FlowLMStream stream
         cdef const float[:, ::1] times
         cdef int64_t n = len(streams), i, width = model.latent_dim
-        cdef ptc_team alone = [num_threads, 0]
-        cdef const ptc_team *threads = &alone if team is None else &team.team
         if not 1 <= n <= self.max_streams:
             raise ValueError(f"a step takes 1 to {self.max_streams} streams, not {n}")
         if (
@@ -511,7 +502,7 @@ cdef class FlowLMBatch:
             with nogil:
                 step_rows(
                     model, &self.scratch, self.caches, n, &noise[0, 0], &times[0, 0], decode_steps,
-                    threads)
+                    num_threads)
             for i in range(n):
                 stream = streams[i]
                 stream.feed_back(self.scratch.latents + i * width)

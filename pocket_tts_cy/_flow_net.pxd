@@ -2,7 +2,6 @@ from libc.stdint cimport int64_t
 
 from ._arena cimport Arena
 from ._linear cimport Linear, WeightStore
-from ._openmp cimport ptc_team
 
 
 cdef struct ResidualBlock:
@@ -28,10 +27,10 @@ cdef class FlowNet:
     cdef const float[:, ::1] times(self, int64_t steps)
     cdef void head(
         self, const float *x_latent, int64_t rows, float *y, float *out, float *modulation,
-        float *x, float *normed, float *hidden, const ptc_team *team) noexcept nogil
+        float *x, float *normed, float *hidden, int threads) noexcept nogil
     cdef void modulated_norm(
         self, float *out, const float *x, const float *weight, const float *bias,
         const float *modulation, int64_t rows) noexcept nogil
     cdef void sample(
         self, const float *z, const float *noise, float *latent, int64_t rows, const float *times,
-        int64_t steps, float *scratch, const ptc_team *team) noexcept nogil
+        int64_t steps, float *scratch, int threads) noexcept nogil

@@ -13,7 +13,6 @@ from libc.string cimport memcpy
 from ._arena cimport Arena
 from ._kernels cimport PTC_IDENTITY, PTC_SILU, active_kernels
 from ._linear cimport Epilogue, WeightStore, linear_rows
-from ._openmp cimport ptc_team, ptc_team_size
 
 cdef float NORM_EPS = 1e-6
 TIME_CONDITIONS = {"lsd": 2, "flow_matching": 1, "drifting": 0, "pointwise": 0}
@@ -120,7 +119,7 @@ cdef class FlowNet:
 
     cdef void head(
         self, const float *x_latent, int64_t rows, float *y, float *out, float *modulation,
-        float *x, float *normed, float *hidden, const ptc_team *team,
+        float *x, float *normed, float *hidden, int threads,
     ) noexcept nogil:
         """out [rows, latent_dim] = head(x_latent [rows, latent_dim]) given SiLU(y) [rows, dim]."""
         cdef Epilogue silu, gated
@@ -139,7 +138,7 @@ cdef class FlowNet:
         gated.ld_residual = self.dim
         linear_rows(
             &self.modulation, y, self.dim, rows, modulation, self.modulation.n_out, NULL, NULL,
-            ptc_team_size(team))
+            threads)
         linear_rows(&self.input_proj, x_latent, self.latent_dim, rows, x, self.dim, NULL, NULL, 1)
         for i in range(self.n_blocks):
             block = &self.blocks[i]
@@ -147,11 +146,11 @@ cdef class FlowNet:
             self.modulated_norm(normed, x, block.norm_weight, block.norm_bias, m, rows)
             linear_rows(
                 &block.mlp_in, normed, self.dim, rows, hidden, self.dim, &silu, NULL,
-                ptc_team_size(team))
+                threads)
             gated.scale = m + 2 * self.dim
             linear_rows(
                 &block.mlp_out, hidden, self.dim, rows, x, self.dim, &gated, NULL,
-                ptc_team_size(team))
+                threads)
             m += 3 * self.dim
         self.modulated_norm(normed, x, NULL, NULL, m, rows)
         linear_rows(
@@ -159,7 +158,7 @@ cdef class FlowNet:
 
     cdef void sample(
         self, const float *z, const float *noise, float *latent, int64_t rows, const float *times,
-        int64_t steps, float *scratch, const ptc_team *team,
+        int64_t steps, float *scratch, int threads,
     ) noexcept nogil:
         """latent [rows, latent_dim] from z [rows, z_dim] and noise [rows, latent_dim].
 
@@ -185,8 +184,8 @@ cdef class FlowNet:
                 add_time.residual = times + i * self.dim
             linear_rows(
                 &self.cond_embed, z, self.cond_embed.n_in, rows, y, self.dim, &add_time, NULL,
-                ptc_team_size(team))
-            self.head(latent, rows, y, output, modulation, x, normed, hidden, team)
+                threads)
+            self.head(latent, rows, y, output, modulation, x, normed, hidden, threads)
             for j in range(rows * self.latent_dim):
                 if self.drifting:
                     latent[j] = output[j]

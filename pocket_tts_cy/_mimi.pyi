@@ -5,7 +5,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ._engine import Engine
-from ._openmp import Team
 from .config import Config
 from .safetensors_reader import Tensor
 
@@ -44,6 +43,5 @@ class MimiStream:
         latents: NDArray[np.float32],
         audio: NDArray[np.float32],
         num_threads: int,
-        team: Team | None = None,
     ) -> None: ...
     def report(self) -> list[tuple[str, int]]: ...

@@ -26,7 +26,6 @@ from ._conv cimport (
 )
 from ._kernels cimport PTC_ELU, PTC_IDENTITY, active_kernels
 from ._linear cimport Epilogue, Kind, Linear, WeightStore, linear_rows
-from ._openmp cimport Team, ptc_team, ptc_team_take
 from ._transformer cimport KVCache, Scratch, Transformer
 
 from .errors import EngineBusyError
@@ -293,7 +292,7 @@ cdef class MimiStream:
         self.busy = False
 
     def decode(
-        self, const float[:, ::1] latents, float[::1] audio, int num_threads, Team team=None,
+        self, const float[:, ::1] latents, float[::1] audio, int num_threads,
     ):
         """Decode frames that follow those decoded before.
 
@@ -304,8 +303,6 @@ cdef class MimiStream:
         audio : float32 [n * samples_per_frame]
             Receives the samples.
         num_threads : int
-        team : Team, optional
-            Told that `num_threads` of its threads are busy until the samples are there.
         """
         cdef MimiDecoder model = self.model
         cdef int64_t n = latents.shape[0], begin, block
@@ -315,8 +312,6 @@ cdef class MimiStream:
             raise ValueError(
                 f"audio must hold {model.samples_per_frame} samples for each of {n} frames")
         self._enter(num_threads)
-        if team is not None:
-            ptc_team_take(&team.team, num_threads)
         try:
             with nogil:
                 begin = 0
@@ -328,8 +323,6 @@ cdef class MimiStream:
                     begin += block
         finally:
             self.busy = False
-            if team is not None:
-                ptc_team_take(&team.team, -num_threads)
 
     cdef void decode_block(
         self, MimiDecoder model, const float *latents, int64_t n, float *audio, int threads,
@@ -337,7 +330,6 @@ cdef class MimiStream:
         """audio [n * samples_per_frame] from latents [n, latent_dim], n <= FRAMES_PER_BLOCK."""
         cdef int64_t rows = n * model.rows_per_frame
         cdef int64_t d_model = model.transformer.d_model
-        cdef ptc_team team = [threads, 0]
         cdef KVCache *cache
         cdef int64_t i, f
         cdef float *x = self.wide
@@ -359,7 +351,7 @@ cdef class MimiStream:
                 &self.scratch.quantized, threads)
         self.make_room(model.transformer, rows)
         cache = &self.cache
-        model.transformer.run(x, rows, &cache, 1, &self.scratch, False, &team)
+        model.transformer.run(x, rows, &cache, 1, &self.scratch, False, threads)
         if model.has_output_proj:
             linear_rows(
                 &model.output_proj, x, d_model, rows, self.wide, model.width, NULL,

@@ -23,19 +23,3 @@ def openmp_enabled():
 def max_threads():
     """Processors that this process may use, as OpenMP counts them; 1 without OpenMP."""
     return omp_get_num_procs()
-
-
-cdef class Team:
-    """Threads that the two stages of a generation share.
-
-    Parameters
-    ----------
-    num_threads : int
-        Threads of both stages together, at least 1.
-    """
-
-    def __cinit__(self, int num_threads):
-        if num_threads < 1:
-            raise ValueError(f"a team needs at least one thread, not {num_threads}")
-        self.team.threads = num_threads
-        self.team.busy = 0

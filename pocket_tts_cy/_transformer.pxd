@@ -2,7 +2,6 @@ from libc.stdint cimport int64_t
 
 from ._arena cimport Arena
 from ._linear cimport Linear, Quantized, WeightStore
-from ._openmp cimport ptc_team
 
 
 cdef struct Layer:
@@ -56,4 +55,4 @@ cdef class Transformer:
         int64_t rows, int threads) noexcept nogil
     cdef void run(
         self, float *x, int64_t rows, KVCache **caches, int64_t n_caches, Scratch *scratch,
-        bint cache_only, const ptc_team *team) noexcept nogil
+        bint cache_only, int threads) noexcept nogil

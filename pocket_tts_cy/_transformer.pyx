@@ -30,7 +30,6 @@ from ._linear cimport (
     linear_rows,
     quantized_bytes,
 )
-from ._openmp cimport ptc_team, ptc_team_size
 
 cdef float NORM_EPS = 1e-5
 cdef enum:
@@ -184,7 +183,7 @@ cdef class Transformer:
 
     cdef void run(
         self, float *x, int64_t rows, KVCache **caches, int64_t n_caches, Scratch *scratch,
-        bint cache_only, const ptc_team *team,
+        bint cache_only, int threads,
     ) noexcept nogil:
         """x [rows, d_model] through all layers, in place; appends the rows to the caches.
 
@@ -222,7 +221,7 @@ cdef class Transformer:
                 layer.norm1_bias, NULL, NULL, rows, self.d_model, NORM_EPS)
             linear_rows(
                 &layer.in_proj, scratch.normed, self.d_model, rows, scratch.qkv, qkv_dim, NULL,
-                &scratch.quantized, ptc_team_size(team))
+                &scratch.quantized, threads)
             for r in range(rows):
                 cache = caches[0 if together else r]
                 slot = cache.length + (r if together else 0)
@@ -240,23 +239,23 @@ cdef class Transformer:
             if cache_only and n == self.n_layers - 1:
                 break
             if together:
-                self.attend(n, caches[0], rows, scratch, 0, rows, ptc_team_size(team))
+                self.attend(n, caches[0], rows, scratch, 0, rows, threads)
             else:
                 for r in range(rows):
-                    self.attend(n, caches[r], 1, scratch, r, 1, ptc_team_size(team))
+                    self.attend(n, caches[r], 1, scratch, r, 1, threads)
             add_residual.scale = layer.layer_scale_1
             linear_rows(
                 &layer.out_proj, scratch.attended, self.q_dim, rows, x, self.d_model,
-                &add_residual, &scratch.quantized, ptc_team_size(team))
+                &add_residual, &scratch.quantized, threads)
             active_kernels().layer_norm(
                 scratch.normed, self.d_model, x, self.d_model, layer.norm2_weight,
                 layer.norm2_bias, NULL, NULL, rows, self.d_model, NORM_EPS)
             linear_rows(
                 &layer.linear1, scratch.normed, self.d_model, rows, scratch.hidden, self.ff_dim,
-                &gelu, &scratch.quantized, ptc_team_size(team))
+                &gelu, &scratch.quantized, threads)
             add_residual.scale = layer.layer_scale_2
             linear_rows(
                 &layer.linear2, scratch.hidden, self.ff_dim, rows, x, self.d_model, &add_residual,
-                &scratch.quantized, ptc_team_size(team))
+                &scratch.quantized, threads)
         for r in range(n_caches):
             caches[r].length += rows if together else 1

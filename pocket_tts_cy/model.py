@@ -586,15 +586,12 @@ class TTSModel:
         if together and len(spoken) > 1:
             tracks = [Track([chunk], voice, self._sampling(None)) for chunk in spoken]
             return self._together(tracks, stop), chunks
-        from .engine import Team
-
         engine = self._engine
         generation = Generation(
             spoken,
             voice,
             self._sampling(seed),
             StagePlan(self.num_threads, engine.mimi_frames_max),
-            Team(self.num_threads),
             self._flow_lms,
             self._mimis,
             latent_dim=engine.latent_dim,

@@ -279,8 +279,6 @@ class Generation:
         How frames are drawn.
     plan : StagePlan
         How the stages share the threads.
-    team : Team
-        The threads themselves: Mimi says when it is busy, FlowLM takes what is left.
     flow_lms, mimis : StreamPool
         Where streams come from; borrowed for the time of the generation.
     latent_dim : int
@@ -299,7 +297,6 @@ class Generation:
         voice: Voice,
         sampling: Sampling,
         plan: StagePlan,
-        team: Any,
         flow_lms: StreamPool[Any],
         mimis: StreamPool[Any],
         *,
@@ -312,7 +309,6 @@ class Generation:
         self._voice = voice
         self._sampling = sampling
         self._plan = plan
-        self._team = team
         self._flow_lms = flow_lms
         self._mimis = mimis
         self._latent_dim = latent_dim
@@ -465,8 +461,7 @@ class Generation:
             sampling.noise.draw(),
             latent,
             sampling.decode_steps,
-            self._plan.alone,
-            self._team,
+            self._flow_lm_threads(),
         )
 
     def _flow_lm_threads(self) -> int:
@@ -522,7 +517,7 @@ class Generation:
             self._decoding_chunk = number
         count = last - first
         samples = np.empty(count * self._samples_per_frame, dtype=np.float32)
-        self._mimi.decode(latents[first:last], samples, threads, self._team)
+        self._mimi.decode(latents[first:last], samples, threads)
         if starts:
             # A fresh decoder begins with a small step, heard as a click.
             fade_in(samples, self._sample_rate)

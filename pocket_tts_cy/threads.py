@@ -128,10 +128,9 @@ class StagePlan:
     """How the FlowLM stage and the Mimi stage share the threads of one generation.
 
     Up to the first frame of audio only one stage works at a time, with all threads: that is what
-    the latency of the first chunk is made of. After it the stages overlap: Mimi with one thread,
-    FlowLM with the others, and with all of them whenever Mimi waits for its next frame (see
-    ``Team`` in the engine). With a single thread nothing overlaps: groups of frames, each twice as
-    long as the one before, are generated and then decoded.
+    the latency of the first chunk is made of. After it the stages overlap, FlowLM with all
+    threads but one and Mimi with one. With a single thread nothing overlaps: groups of frames,
+    each twice as long as the one before, are generated and then decoded.
 
     Attributes
     ----------
@@ -156,7 +155,7 @@ class StagePlan:
 
     @property
     def flow_lm(self) -> int:
-        """Threads of FlowLM's text rows while the stages overlap."""
+        """Threads of FlowLM while the stages overlap."""
         return max(1, self.num_threads - 1)
 
     @property

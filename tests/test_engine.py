@@ -23,7 +23,7 @@ from random_engine import (
 )
 
 from pocket_tts_cy.config import parse_config
-from pocket_tts_cy.engine import Engine, FlowLMBatch, FlowLMStream, MimiStream, Team
+from pocket_tts_cy.engine import Engine, FlowLMBatch, FlowLMStream, MimiStream
 from pocket_tts_cy.errors import EngineBusyError
 
 MODELS = ["small", "replicating", "embedded"]
@@ -519,34 +519,7 @@ def test_prefill_and_step_refuse_wrong_arrays() -> None:
     assert np.isfinite(run_steps(stream, 2)[0]).all()
 
 
-def test_a_shared_team_changes_no_bit() -> None:
-    """FlowLM takes what Mimi leaves: more or fewer threads from product to product."""
-    engine, n_steps = engine_of("small"), 40
-    voice = voice_of(engine, 6)
-    expected = run_steps_from(engine, voice, 6, n_steps)[0]
-    team, mimi = Team(2), MimiStream(engine)
-    audio, ended = np.empty(engine.samples_per_frame, np.float32), threading.Event()
-
-    def decode_until_ended() -> None:
-        while not ended.is_set():
-            mimi.decode(expected[:1], audio, 1, team)
-
-    stream = FlowLMStream(engine)
-    stream.begin(voice, 6, n_steps)
-    latents = np.empty_like(expected)
-    noise = normal(3, n_steps, LATENT) * np.float32(0.5)
-    with ThreadPoolExecutor(1) as pool:
-        decoding = pool.submit(decode_until_ended)
-        for row, latent in zip(noise, latents, strict=True):
-            stream.step(row, latent, 2, 2, team)
-        ended.set()
-        decoding.result()
-    np.testing.assert_array_equal(latents, expected)
-
-
 def test_a_team_needs_a_thread() -> None:
-    with pytest.raises(ValueError, match="thread"):
-        Team(0)
     threads = 0
     engine = engine_of("small")
     stream, mimi = FlowLMStream(engine), MimiStream(engine)

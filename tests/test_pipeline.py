@@ -25,8 +25,6 @@ SAMPLES = 50
 SAMPLE_RATE = 2000  # a fade-in of 10 samples
 MAX_GROUP = 16
 
-TEAM = object()
-
 
 class CountingNoise:
     """Draw number n is a vector of n."""
@@ -55,14 +53,8 @@ class FlowLM:
         self.threads.append(num_threads)
 
     def step(
-        self,
-        noise: np.ndarray,
-        latent: np.ndarray,
-        decode_steps: int,
-        num_threads: int,
-        team: object,
+        self, noise: np.ndarray, latent: np.ndarray, decode_steps: int, num_threads: int
     ) -> float:
-        assert team is TEAM
         time.sleep(self.delay)
         if self.steps == self.fail_at:
             raise ArithmeticError("no such step")
@@ -89,10 +81,7 @@ class Mimi:
     def reset(self) -> None:
         self.frames = 0
 
-    def decode(
-        self, latents: np.ndarray, audio: np.ndarray, num_threads: int, team: object
-    ) -> None:
-        assert team is TEAM
+    def decode(self, latents: np.ndarray, audio: np.ndarray, num_threads: int) -> None:
         time.sleep(self.delay)
         if len(self.calls) == self.fail_at:
             raise ArithmeticError("no such call")
@@ -114,7 +103,6 @@ def make(
         Voice([np.zeros((2, 1, 5, 1, 1), dtype=np.float32)], 5, keep),
         Sampling(CountingNoise(), 1, 0.0),  # type: ignore[arg-type]
         StagePlan(num_threads, MAX_GROUP),
-        TEAM,
         StreamPool(lambda: flow_lm),
         StreamPool(lambda: mimi),
         latent_dim=LATENT_DIM,
@@ -216,8 +204,9 @@ def test_kept_state_has_the_dropped_row_too() -> None:
 def test_threads_of_the_stages() -> None:
     flow_lm, mimi = FlowLM(), Mimi()
     collect(make([chunk()], flow_lm, mimi, num_threads=4))
-    # FlowLM may have all; the team takes away what Mimi has at the moment, which is one.
-    assert set(flow_lm.threads) == {4}
+    # Text and first frame with all, then one less for FlowLM and one for Mimi.
+    assert flow_lm.threads[:2] == [4, 4]
+    assert set(flow_lm.threads[2:]) == {3}
     assert mimi.calls[0] == (1, 4)
     assert {threads for _, threads in mimi.calls[1:]} <= {1, 4}
 

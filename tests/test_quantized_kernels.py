@@ -340,6 +340,18 @@ def test_small_and_large_values(isa: str, kind: str, size: float) -> None:
         assert (error <= quantisation_bound(x, weights, kind)).all()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("size", [1e-45, 1e-42, 1e-38, 1e-36, 1e-34])
+def test_values_next_to_zero_are_zero(isa: str, kind: str, size: float) -> None:
+    """The inverse of their scale may be infinite, which has no code."""
+    values, ones = np.clip(normal(1, 3, 128), -4, 4) * np.float32(size), normal(2, 3, 128)
+    for x, weights in ((values, ones), (ones, values)):
+        actual = kernels.linear_quantized(isa, x, weights, kind)
+        np.testing.assert_array_equal(actual, np.zeros((3, 3)))
+    assert not kernels.quantize_rows(isa, values)[0].any()
+    assert not kernels.quantize_int16(isa, values[0])[0].any()
+
+
 def test_shapes_are_checked(isa: str) -> None:
     x, weights = np.zeros((2, 96), np.float32), np.zeros((4, 96), np.float32)
     with pytest.raises(ValueError, match="int3"):

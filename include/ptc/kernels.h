@@ -11,6 +11,8 @@
 
 enum { PTC_PANEL = 32, PTC_MAX_HEAD_DIM = 256, PTC_Q_BLOCK = 64 };
 enum { PTC_IDENTITY = 0, PTC_GELU_TANH = 1, PTC_SILU = 2, PTC_ELU = 3 };
+/* Blocks below this are zero: their inverse scale could overflow. */
+#define PTC_Q_SMALLEST 1e-30f
 #define PTC_NO_CONTEXT ((int64_t)1 << 40)
 
 /* See linear.h, quant.h and quant16.h. */

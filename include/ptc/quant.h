@@ -23,9 +23,6 @@
 #include "ptc/kernels.h"
 #include "ptc/linear.h"
 
-/* Blocks below this are zero: their inverse scale could overflow. */
-#define PTC_Q_SMALLEST 1e-30f
-
 /* One row: q [padded], scales [padded / 64], sums [padded / 32]; padded = n_in rounded up to 64. */
 PTC_INLINE void ptc_quantize_row(int8_t *q, float *scales, int32_t *sums, const float *x,
                                  int64_t n_in) {

@@ -59,7 +59,7 @@ void ptc_pack_panel_i8(int8_t *out, float *scales, const float *w, int64_t n_out
     if (row >= n_out) continue;
     for (int64_t k = 0; k < n_in; k++) largest = fmaxf(largest, fabsf(w[row * n_in + k]));
     scales[j] = largest / 127.0f;
-    float inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+    float inverse = largest > PTC_Q_SMALLEST ? 127.0f / largest : 0.0f;
     for (int64_t k = 0; k < n_in; k++)
       out[(k / 4 * PTC_PANEL + j) * 4 + k % 4] = (int8_t)lrintf(w[row * n_in + k] * inverse);
   }
@@ -76,7 +76,7 @@ void ptc_pack_panel_i16(int16_t *out, float *scales, const float *w, int64_t n_o
     if (row >= n_out) continue;
     for (int64_t k = 0; k < n_in; k++) largest = fmaxf(largest, fabsf(w[row * n_in + k]));
     scales[j] = largest / limit;
-    float inverse = largest > 0.0f ? limit / largest : 0.0f;
+    float inverse = largest > PTC_Q_SMALLEST ? limit / largest : 0.0f;
     for (int64_t k = 0; k < n_in; k++)
       out[(k / 2 * PTC_PANEL + j) * 2 + k % 2] = (int16_t)lrintf(w[row * n_in + k] * inverse);
   }
@@ -123,7 +123,7 @@ void ptc_pack_panel_i4(uint8_t *out, uint16_t *scales, const float *w, int64_t n
         if (fabsf(block[k]) > fabsf(extreme)) extreme = block[k];
       uint8_t q[PTC_Q_BLOCK / 2], best[PTC_Q_BLOCK / 2];
       memset(best, 8, sizeof best);
-      for (int step = 0; step < 8 && extreme != 0.0f; step++) {
+      for (int step = 0; step < 8 && fabsf(extreme) > PTC_Q_SMALLEST; step++) {
         uint16_t bits;
         float scale = round_to_bf16(extreme / (-8.0f + 0.25f * (float)step), &bits);
         float error = quantize_block_i4(q, block, n, scale);
