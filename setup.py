@@ -44,7 +44,7 @@ ISA_FLAGS = {
     "neon_dotprod": ["-march=armv8.2-a+dotprod"],
     "neon": [],
     # -O3 unrolls the emulated vectors for ten seconds of compilation and no gain that matters.
-    "scalar": [] if DEBUG else ["-O2"],
+    "scalar": ["-O2"],
 }
 
 
